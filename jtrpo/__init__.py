@@ -1,0 +1,46 @@
+"""Trust Region Policy Optimization in JAX."""
+
+from jtrpo._cpu_deadlock import protect as _protect
+
+_protect()
+
+from jtrpo.core.advantage import gae  # noqa: E402
+from jtrpo.core.batch import Batch  # noqa: E402
+from jtrpo.core.conjugate_gradient import CGInfo, conjugate_gradient  # noqa: E402
+from jtrpo.core.distributions import Categorical, DiagGaussian, Distribution  # noqa: E402
+from jtrpo.core.fisher import fisher_vector_product  # noqa: E402
+from jtrpo.core.line_search import UpdateStatus, line_search  # noqa: E402
+from jtrpo.core.objective import mean_kl, surrogate  # noqa: E402
+from jtrpo.core.trpo import TRPOInfo, trpo_update  # noqa: E402
+from jtrpo.envs.protocol import Environment, EnvStep  # noqa: E402
+from jtrpo.training.config import Hyperparams, TrainConfig  # noqa: E402
+from jtrpo.training.trainer import Metrics, Trainer, TrainResult, TrainState, make_train, make_trainer  # noqa: E402
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Batch",
+    "CGInfo",
+    "Categorical",
+    "DiagGaussian",
+    "Distribution",
+    "EnvStep",
+    "Environment",
+    "Hyperparams",
+    "Metrics",
+    "TRPOInfo",
+    "TrainConfig",
+    "TrainResult",
+    "TrainState",
+    "Trainer",
+    "UpdateStatus",
+    "conjugate_gradient",
+    "fisher_vector_product",
+    "gae",
+    "line_search",
+    "make_train",
+    "make_trainer",
+    "mean_kl",
+    "surrogate",
+    "trpo_update",
+]

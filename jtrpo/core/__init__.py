@@ -1,0 +1,1 @@
+"""The mathematics and the update: arrays and pure functions in, arrays out."""

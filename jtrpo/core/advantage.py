@@ -1,0 +1,57 @@
+"""Generalised advantage estimation with terminations and truncations kept apart."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+
+def gae(
+    reward: Float[Array, "T ..."],
+    value: Float[Array, "T ..."],
+    next_value: Float[Array, "T ..."],
+    terminated: Bool[Array, "T ..."],
+    truncated: Bool[Array, "T ..."],
+    *,
+    gamma: float | Float[Array, ""],
+    gae_lambda: float | Float[Array, ""],
+) -> tuple[Float[Array, "T ..."], Float[Array, "T ..."]]:
+    """Generalised advantage estimates and the value targets that go with them.
+
+    delta_t = r_t + gamma (1 - terminated_t) V(s'_t) - V(s_t)
+    A_t     = delta_t + gamma lambda (1 - terminated_t)(1 - truncated_t) A_{t+1},   target_t = A_t + V(s_t)
+
+    Args:
+        reward: r_t, ``[T, ...]``.
+        value: V(s_t).
+        next_value: V of the observation that really followed, before any reset. Where the episode was truncated it is
+            the bootstrap; where it terminated it is ignored.
+        terminated: the episode ended by itself: no value follows.
+        truncated: the episode was cut off (time limit): the value that follows counts, the rewards after it do not.
+        gamma: discount per step, in [0, 1].
+        gae_lambda: bias-variance trade-off lambda, in [0, 1].
+
+    Returns:
+        ``(advantage, value_target)``, each ``[T, ...]``, in units of (discounted) return.
+
+    Raises:
+        ValueError: the arrays differ in shape.
+
+    Source: Schulman et al. 2016, High-Dimensional Continuous Control Using Generalized Advantage Estimation,
+    https://arxiv.org/abs/1506.02438, equation 16; Pardo et al. 2018, https://arxiv.org/abs/1712.00378, for time limits.
+    """
+    named = {"value": value, "next_value": next_value, "terminated": terminated, "truncated": truncated}
+    for name, array in named.items():
+        if jnp.shape(array) != jnp.shape(reward):
+            raise ValueError(f"{name} must have the shape of reward, {jnp.shape(reward)}; got {jnp.shape(array)}")
+
+    terminated, truncated = jnp.asarray(terminated, bool), jnp.asarray(truncated, bool)
+    delta = reward + gamma * jnp.where(terminated, 0.0, next_value) - value
+    decay = jnp.where(terminated | truncated, 0.0, gamma * gae_lambda).astype(delta.dtype)
+
+    def accumulate(following: Array, step: tuple[Array, Array]) -> tuple[Array, Array]:
+        delta_t, decay_t = step
+        advantage = delta_t + decay_t * following
+        return advantage, advantage
+
+    _, advantage = jax.lax.scan(accumulate, jnp.zeros_like(delta[0]), (delta, decay), reverse=True, unroll=8)
+    return advantage, advantage + value

@@ -1,0 +1,93 @@
+"""The batch that an update learns from, and weighted means over it."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+
+class Batch(NamedTuple):
+    """Samples collected by one behaviour policy, with a leading axis ``B``.
+
+    Attributes:
+        observation: any pytree of arrays, ``[B, ...]`` each.
+        action: any pytree of arrays, ``[B, ...]`` each, as sampled (before any clipping by the environment).
+        advantage: advantage estimates, ``[B]``, in units of return.
+        log_prob: log pi_old(action | observation) as stored at collection, ``[B]``, in nats. ``None``: the policy at the
+            parameters given to the update collected the batch.
+        weight: non-negative weight of each sample, ``[B]``; zero leaves a sample out (padding). ``None``: all equal.
+    """
+
+    observation: PyTree
+    action: PyTree
+    advantage: Float[Array, " B"]
+    log_prob: Float[Array, " B"] | None = None
+    weight: Float[Array, " B"] | None = None
+
+
+def check_batch(batch: Batch) -> int:
+    """Return ``B``, or raise ``ValueError`` naming the entry whose leading axis differs from the advantage's."""
+    if jnp.ndim(batch.advantage) != 1:
+        raise ValueError(
+            f"batch.advantage must have shape [B], got {jnp.shape(batch.advantage)}; flatten time and environments into one axis"
+        )
+    size = jnp.shape(batch.advantage)[0]
+    if size == 0:
+        raise ValueError("batch.advantage is empty; an update needs at least one sample")
+    for path, leaf in jax.tree_util.tree_flatten_with_path(batch._asdict())[0]:
+        if jnp.ndim(leaf) == 0 or jnp.shape(leaf)[0] != size:
+            name = path[0].key + jax.tree_util.keystr(path[1:])
+            raise ValueError(
+                f"batch.{name} must have the leading axis B = {size} of batch.advantage, got shape {jnp.shape(leaf)}"
+            )
+    for name in ("log_prob", "weight"):
+        value = getattr(batch, name)
+        if value is not None and jnp.ndim(value) != 1:
+            raise ValueError(f"batch.{name} must have shape [{size}], got {jnp.shape(value)}")
+    return size
+
+
+def every_nth(tree: Any, size: int, fraction: float) -> Any:
+    """Take ``round(fraction * size)`` (at least one) evenly spaced entries along the leading axis of every leaf."""
+    count = max(1, round(fraction * size))
+    if count == size:
+        return tree
+    if size % count == 0:  # a plain strided slice, which XLA fuses where a gather would not be
+        return jax.tree.map(lambda x: x[:: size // count], tree)
+    index = jnp.arange(count) * size // count
+    return jax.tree.map(lambda x: jnp.take(x, index, axis=0), tree)
+
+
+def mean_weights(weight: Float[Array, " B"] | None, size: int, axis_name: str | None = None) -> Float[Array, " B"]:
+    """Weights that sum to one over the whole batch (and over ``axis_name``), so that a mean is a plain weighted sum.
+
+    All weights zero gives all zeros, and so every mean is zero.
+    """
+    weight = jnp.ones((size,)) if weight is None else jnp.asarray(weight)
+    total = sum_over(jnp.sum(weight), axis_name)
+    return jnp.where(total > 0, weight / jnp.where(total > 0, total, 1.0), 0.0)
+
+
+def weighted_sum(x: Float[Array, " B"], weight: Float[Array, " B"]) -> Float[Array, ""]:
+    """Local part of the mean: sum of ``weight * x`` in which a weight of zero silences even a NaN."""
+    return jnp.sum(jnp.where(weight > 0, weight * x, 0.0))
+
+
+def sum_over(tree: Any, axis_name: str | None) -> Any:
+    """Sum over a mapped axis (devices), or the identity where there is none."""
+    return tree if axis_name is None else jax.lax.psum(tree, axis_name)
+
+
+def normalize_advantages(
+    advantage: Float[Array, " B"], weight: Float[Array, " B"], axis_name: str | None = None
+) -> Float[Array, " B"]:
+    """(A - mean) / (std + 1e-8) over the valid samples; ``weight`` as :func:`mean_weights` gives it.
+
+    Advantages that are constant to rounding become exactly zero: their spread is noise that must not be blown up.
+    """
+    mean = sum_over(weighted_sum(advantage, weight), axis_name)
+    centred = advantage - mean
+    std = jnp.sqrt(sum_over(weighted_sum(jnp.square(centred), weight), axis_name))
+    constant = std <= 10.0 * jnp.finfo(std.dtype).eps * jnp.abs(mean)
+    return jnp.where(constant, 0.0, centred / (std + 1e-8))

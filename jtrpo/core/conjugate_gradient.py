@@ -1,0 +1,96 @@
+"""Conjugate gradients for a positive-definite linear map on pytrees.
+
+It differs from ``jax.scipy.sparse.linalg.cg`` in what a trust-region step needs:
+
+1. The tolerance is relative to the right-hand side alone, so that it means the same at every scale of the gradient.
+2. It stops at a direction of non-positive (or NaN) curvature and returns the last good iterate instead of diverging.
+3. It reports the residual, the iterations used, and x^T A x, which its own recurrences hold for free.
+"""
+
+from collections.abc import Callable
+from functools import reduce
+from operator import add
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+
+class CGInfo(NamedTuple):
+    """What a solve reports.
+
+    Attributes:
+        relative_residual: ``|b - A x| / |b|`` by the recurrence; 0 where ``b`` is zero.
+        iterations: products with ``A`` that were used.
+        curvature: ``x^T A x``, from the conjugacy of the search directions.
+        curvature_guard: a direction with non-positive or non-finite ``p^T A p`` ended the solve.
+    """
+
+    relative_residual: Float[Array, ""]
+    iterations: Int[Array, ""]
+    curvature: Float[Array, ""]
+    curvature_guard: Bool[Array, ""]
+
+
+def conjugate_gradient(
+    matvec: Callable[[PyTree], PyTree],
+    b: PyTree,
+    *,
+    max_iterations: int | Int[Array, ""] = 10,
+    tolerance: float | Float[Array, ""] = 1e-5,
+    preconditioner: Callable[[PyTree], PyTree] | None = None,
+) -> tuple[PyTree, CGInfo]:
+    """Solve A x = b for symmetric positive-definite A, starting from zero.
+
+    Stops after ``max_iterations`` products, or when ``|b - A x| <= tolerance |b|``, or at non-positive curvature.
+
+    Args:
+        matvec: ``v -> A v`` on pytrees shaped like ``b``.
+        b: right-hand side, any pytree of floating-point arrays.
+        max_iterations: most products with ``A``; may be traced.
+        tolerance: relative residual at which to stop; may be traced.
+        preconditioner: ``r -> M^-1 r`` with M symmetric positive definite and near A; ``None`` is the identity.
+
+    Returns:
+        ``(x, info)``, ``x`` shaped like ``b``.
+
+    Source: Hestenes and Stiefel 1952; Nocedal and Wright 2006, Numerical Optimization, algorithm 5.3.
+    """
+    precondition = preconditioner or (lambda r: r)
+    b_squared = tree_dot(b, b)
+    threshold = jnp.square(tolerance) * b_squared
+
+    def unfinished(state: tuple) -> Bool[Array, ""]:
+        _, _, _, _, r_squared, iterations, _, guard = state
+        return (iterations < max_iterations) & (r_squared > threshold) & ~guard
+
+    def iterate(state: tuple) -> tuple:
+        x, r, p, rz, r_squared, iterations, curvature, _ = state
+        product = matvec(p)
+        p_curvature = tree_dot(p, product)
+        good = (p_curvature > 0) & jnp.isfinite(p_curvature)
+        alpha = jnp.where(good, rz / jnp.where(good, p_curvature, 1.0), 0.0)
+        x = tree_axpy(alpha, p, x)
+        r = tree_axpy(-alpha, product, r)
+        z = precondition(r)
+        new_rz = tree_dot(r, z)
+        p = tree_axpy(new_rz / rz, p, z)
+        return x, r, p, new_rz, tree_dot(r, r), iterations + 1, curvature + alpha * rz, ~good
+
+    z = precondition(b)
+    zero = jnp.zeros_like(b_squared)
+    start = (jax.tree.map(jnp.zeros_like, b), b, z, tree_dot(b, z), b_squared, jnp.int32(0), zero, jnp.bool_(False))
+    x, _, _, _, r_squared, iterations, curvature, guard = jax.lax.while_loop(unfinished, iterate, start)
+    relative_residual = jnp.sqrt(r_squared / jnp.where(b_squared > 0, b_squared, 1.0))
+    return x, CGInfo(relative_residual, iterations, curvature, guard)
+
+
+def tree_dot(x: PyTree, y: PyTree) -> Float[Array, ""]:
+    """Sum over leaves of x . y."""
+    return reduce(add, jax.tree.leaves(jax.tree.map(lambda a, b: jnp.sum(a * b), x, y)))
+
+
+def tree_axpy(a: Float[Array, ""], x: PyTree, y: PyTree) -> PyTree:
+    """Return ``a x + y``, leaf by leaf, in the dtype of ``y``."""
+    return jax.tree.map(lambda u, v: v + (a * u).astype(v.dtype), x, y)

@@ -1,0 +1,141 @@
+"""Action distributions: the closed-form quantities that a trust region needs.
+
+A distribution is a pytree whose leaves are its own parameters. Leading axes are the batch; the last axis is the event.
+Anything with the same five methods, registered as a pytree, can stand in their place.
+"""
+
+from typing import NamedTuple, Protocol, Self, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+
+@runtime_checkable
+class Distribution(Protocol):
+    """What the core asks of a policy's output. Shapes: ``...`` is the batch."""
+
+    def sample(self, key: PRNGKeyArray) -> Array:
+        """Draw one action for each batch element; the key is consumed."""
+        ...
+
+    def log_prob(self, action: Array) -> Float[Array, "..."]:
+        """Log-probability (or log-density) of the action, in nats."""
+        ...
+
+    def entropy(self) -> Float[Array, "..."]:
+        """Entropy, in nats."""
+        ...
+
+    def mode(self) -> Array:
+        """Return the most probable action."""
+        ...
+
+    def kl(self, other: Self) -> Float[Array, "..."]:
+        """KL(self || other), in nats."""
+        ...
+
+
+class Categorical(NamedTuple):
+    """Categorical distribution, p = softmax(logits).
+
+    A logit of ``-inf`` masks its action: probability exactly zero, and no NaN in any quantity or derivative, as long
+    as at least one action stays legal.
+
+    Attributes:
+        logits: unnormalised log-probabilities, ``[..., A]``.
+    """
+
+    logits: Float[Array, "... A"]
+
+    def sample(self, key: PRNGKeyArray) -> Int[Array, "..."]:
+        """Draw actions in ``0 .. A-1``; the key is consumed."""
+        return jax.random.categorical(key, self.logits)
+
+    def log_prob(self, action: Int[Array, "..."]) -> Float[Array, "..."]:
+        """Log p[action], in nats."""
+        index = jnp.asarray(action, jnp.int32)[..., None]
+        return jnp.take_along_axis(_log_softmax(self.logits), index, axis=-1)[..., 0]
+
+    def entropy(self) -> Float[Array, "..."]:
+        """Entropy -sum p log p, in nats."""
+        log_p = _log_softmax(self.logits)
+        return -jnp.sum(jnp.exp(log_p) * log_p, axis=-1)
+
+    def mode(self) -> Int[Array, "..."]:
+        """Return the most probable action."""
+        return jnp.argmax(self.logits, axis=-1)
+
+    def kl(self, other: "Categorical") -> Float[Array, "..."]:
+        """KL(self || other) = sum p (log p - log q), in nats.
+
+        Evaluated as sum p (exp(d) - 1 - d) with d = log q - log p, which is equal because p and q both sum to one:
+        every term is non-negative and small where d is small, so no digits cancel between the terms.
+        """
+        log_p, log_q = _log_softmax(self.logits), _log_softmax(other.logits)
+        p, q, d = jnp.exp(log_p), jnp.exp(log_q), log_q - log_p
+        small = jnp.abs(d) < _SERIES_RADIUS
+        # Away from zero the product is expanded: p exp(d) is q even where p is zero and d is huge.
+        return jnp.sum(jnp.where(small, p * _series(jnp.where(small, d, 0.0)), q - p - p * d), axis=-1)
+
+
+class DiagGaussian(NamedTuple):
+    """Gaussian with independent components, N(mean, exp(log_std)^2).
+
+    Attributes:
+        mean: ``[..., D]``.
+        log_std: logarithm of the standard deviation, ``[..., D]`` or anything that broadcasts to it.
+    """
+
+    mean: Float[Array, "... D"]
+    log_std: Float[Array, "... D"]
+
+    def sample(self, key: PRNGKeyArray) -> Float[Array, "... D"]:
+        """Draw mean + std * noise; the key is consumed."""
+        noise = jax.random.normal(key, self.mean.shape, self.mean.dtype)
+        return self.mean + jnp.exp(self._log_std()) * noise
+
+    def log_prob(self, action: Float[Array, "... D"]) -> Float[Array, "..."]:
+        """Log-density -sum(z^2 / 2 + log std + log(2 pi) / 2) with z = (action - mean) / std, in nats."""
+        z = (action - self.mean) * jnp.exp(-self._log_std())
+        return -jnp.sum(0.5 * jnp.square(z) + self._log_std() + _HALF_LOG_TWO_PI, axis=-1)
+
+    def entropy(self) -> Float[Array, "..."]:
+        """Entropy sum(log std + (1 + log(2 pi)) / 2), in nats."""
+        return jnp.sum(self._log_std() + 0.5 + _HALF_LOG_TWO_PI, axis=-1)
+
+    def mode(self) -> Float[Array, "... D"]:
+        """Return the mean."""
+        return self.mean
+
+    def kl(self, other: "DiagGaussian") -> Float[Array, "..."]:
+        """KL(self || other) = sum(log(s'/s) + (s^2 + (m - m')^2) / (2 s'^2) - 1/2), in nats.
+
+        Evaluated as sum((exp(d) - 1 - d) / 2 + ((m - m') / s')^2 / 2) with d = 2 log(s/s'), whose terms are all
+        non-negative and keep their digits near zero.
+        """
+        d = 2.0 * (self._log_std() - other._log_std())
+        small = jnp.abs(d) < _SERIES_RADIUS
+        spread = jnp.where(small, _series(jnp.where(small, d, 0.0)), jnp.expm1(d) - d)
+        shift = (self.mean - other.mean) * jnp.exp(-other._log_std())
+        return 0.5 * jnp.sum(spread + jnp.square(shift), axis=-1)
+
+    def _log_std(self) -> Float[Array, "... D"]:
+        return jnp.broadcast_to(self.log_std, self.mean.shape)
+
+
+_HALF_LOG_TWO_PI = 0.9189385332046727
+_SERIES_RADIUS = 0.1
+
+
+def _log_softmax(logits: Float[Array, "... A"]) -> Float[Array, "... A"]:
+    """Log-softmax that is finite for masked (``-inf``) logits, so that 0 * log 0 is 0 and not NaN."""
+    return jax.nn.log_softmax(jnp.maximum(logits, 0.5 * jnp.finfo(logits.dtype).min), axis=-1)
+
+
+def _series(d: Float[Array, "..."]) -> Float[Array, "..."]:
+    """exp(d) - 1 - d by its Taylor series to d^9: below the rounding of float64 for ``|d| < _SERIES_RADIUS``."""
+    total = jnp.ones_like(d)
+    for k in range(9, 2, -1):
+        total = 1.0 + total * d / k
+    return 0.5 * jnp.square(d) * total

@@ -1,0 +1,138 @@
+"""Fisher-vector products by one linearisation of the policy (Gauss-Newton form).
+
+With theta the policy's parameters, J the Jacobian of the distribution's own parameters (logits; mean and log_std) with
+respect to theta, and M the Hessian of the mean KL(old || new) in those distribution parameters at new = old,
+
+    F v = J^T M J v,
+
+which is the Hessian of the mean KL at theta exactly, because the KL's gradient in the distribution's parameters is zero
+there. J v is a forward-mode product, J^T u a reverse-mode one: the network is never differentiated twice, F is positive
+semi-definite by construction, and every product after the linearisation is linear algebra only.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from jtrpo.core.batch import mean_weights, sum_over, weighted_sum
+from jtrpo.core.distributions import Distribution
+
+Policy = Callable[[PyTree, PyTree], Distribution]
+"""Any pure function ``policy(params, observation) -> distribution``."""
+
+
+class LinearizedPolicy(NamedTuple):
+    """A policy and its Jacobian J at fixed parameters, on fixed observations.
+
+    Attributes:
+        distribution: pi_theta(. | observation).
+        jvp: ``J v``: parameters' tangent to distribution's tangent.
+        vjp: ``J^T u``: distribution's cotangent to parameters' cotangent.
+    """
+
+    distribution: Distribution
+    jvp: Callable[[PyTree], PyTree]
+    vjp: Callable[[PyTree], PyTree]
+
+
+def linearize_policy(
+    policy: Policy, params: PyTree, observation: PyTree, axis_name: str | None = None
+) -> LinearizedPolicy:
+    """Run the policy forward once and keep what its Jacobian products need.
+
+    ``J^T u`` covers this device's samples only: sum it over ``axis_name``.
+
+    Raises:
+        TypeError: the policy returned something that is not a distribution.
+    """
+
+    def apply(params: PyTree) -> Distribution:
+        return check_distribution(policy(params, observation))
+
+    params = per_device(params, axis_name)
+    distribution, jvp = jax.linearize(apply, params)
+    transpose = jax.linear_transpose(jvp, params)
+    return LinearizedPolicy(
+        distribution,
+        jvp=lambda vector: jvp(per_device(vector, axis_name)),
+        vjp=lambda cotangent: transpose(cotangent)[0],
+    )
+
+
+def fisher_operator(
+    linear: LinearizedPolicy, weight: Float[Array, " B"], axis_name: str | None = None
+) -> Callable[[PyTree], PyTree]:
+    """``v -> F v`` at the linearisation point; ``weight`` sums to one over all samples (and over ``axis_name``)."""
+    old = linear.distribution
+
+    def local_mean_kl(new: Distribution) -> Float[Array, ""]:
+        return weighted_sum(old.kl(new), weight)
+
+    _, hessian_product = jax.linearize(jax.grad(local_mean_kl), old)
+    return lambda vector: sum_over(linear.vjp(hessian_product(linear.jvp(vector))), axis_name)
+
+
+def fisher_vector_product(
+    policy: Policy,
+    params: PyTree,
+    observation: PyTree,
+    vector: PyTree,
+    *,
+    damping: float | Float[Array, ""] = 0.0,
+    weight: Float[Array, " B"] | None = None,
+    axis_name: str | None = None,
+) -> PyTree:
+    """Product of the policy's Fisher information matrix with a vector.
+
+    (F + damping I) v,   F = mean over samples of J^T M J = mean E_a[grad log pi(a|s) grad log pi(a|s)^T]
+
+    Args:
+        policy: pure function ``(params, observation) -> distribution``.
+        params: pytree of floating-point arrays.
+        observation: any pytree, leading axis ``B``.
+        vector: pytree shaped like ``params``.
+        damping: added to the diagonal.
+        weight: weight of each sample in the mean, ``[B]``; zero leaves a sample out. ``None``: all equal.
+        axis_name: mapped axis over which the mean is taken as well.
+
+    Returns:
+        A pytree shaped like ``params``.
+
+    Raises:
+        TypeError: the policy returned something that is not a distribution.
+        ValueError: ``vector`` is not shaped like ``params``.
+
+    Source: Schulman et al. 2015, https://arxiv.org/abs/1502.05477, appendix C.1. For repeated products at the same
+    parameters, as in conjugate gradients, :func:`trpo_update` linearises once and reuses it.
+    """
+    wanted, given = (jax.tree.map(jnp.shape, tree) for tree in (params, vector))
+    if wanted != given:
+        raise ValueError(f"vector must be a pytree shaped like params, {wanted}; got {given}")
+    linear = linearize_policy(policy, params, observation, axis_name)
+    size = linear.distribution.entropy().shape[0]
+    product = fisher_operator(linear, mean_weights(weight, size, axis_name), axis_name)(vector)
+    return jax.tree.map(lambda f, v: f + damping * v, product, vector)
+
+
+def check_distribution(distribution: Distribution) -> Distribution:
+    """Return the policy's output, or raise ``TypeError`` where it is not a distribution."""
+    if not isinstance(distribution, Distribution):
+        raise TypeError(
+            "policy(params, observation) must return a distribution (a pytree with sample, log_prob, entropy, mode and kl, "
+            f"such as jtrpo.Categorical); got {type(distribution).__name__}"
+        )
+    return distribution
+
+
+def per_device(tree: PyTree, axis_name: str | None) -> PyTree:
+    """Mark replicated arrays as this device's own, so that derivatives stay local until they are summed by name.
+
+    Inside ``jax.shard_map`` the transpose of a replicated input sums over the devices by itself; a second sum would count
+    every sample once per device. Elsewhere (``axis_name`` of a vmap, or none) there is nothing to mark.
+    """
+    names = (axis_name,) if isinstance(axis_name, str) else tuple(axis_name or ())
+    manual = tuple(name for name in names if name in jax.sharding.get_abstract_mesh().manual_axes)
+    return jax.lax.pcast(tree, manual, to="varying") if manual else tree

@@ -1,0 +1,48 @@
+"""The surrogate objective and the divergence that bounds it (Schulman et al. 2015, equations 12 to 14)."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from jtrpo.core.batch import Batch, mean_weights, sum_over, weighted_sum
+from jtrpo.core.distributions import Distribution
+
+
+def surrogate(
+    distribution: Distribution,
+    batch: Batch,
+    *,
+    entropy_coefficient: float | Float[Array, ""] = 0.0,
+    axis_name: str | None = None,
+) -> Float[Array, ""]:
+    """Importance-weighted surrogate objective, to be maximised.
+
+    L = mean(r A) + entropy_coefficient * mean(entropy),   r = exp(log pi(a|s) - log_prob)
+
+    Args:
+        distribution: pi(. | batch.observation), leading axis ``B``.
+        batch: samples with ``log_prob`` set; advantages are taken as they are.
+        entropy_coefficient: in units of the (normalised) advantage per nat.
+        axis_name: mapped axis over which the mean is taken as well.
+
+    Source: Schulman et al. 2015, Trust Region Policy Optimization, https://arxiv.org/abs/1502.05477, equation 14.
+    """
+    weight = mean_weights(batch.weight, batch.advantage.shape[0], axis_name)
+    return sum_over(local_surrogate(distribution, batch, weight, entropy_coefficient), axis_name)
+
+
+def mean_kl(
+    old: Distribution, new: Distribution, *, weight: Float[Array, " B"] | None = None, axis_name: str | None = None
+) -> Float[Array, ""]:
+    """Mean over samples of KL(old || new), in nats: the trust region's measure (equation 12 of the paper)."""
+    divergence = old.kl(new)
+    weight = mean_weights(weight, divergence.shape[0], axis_name)
+    return sum_over(weighted_sum(divergence, weight), axis_name)
+
+
+def local_surrogate(
+    distribution: Distribution, batch: Batch, weight: Float[Array, " B"], entropy_coefficient: float | Float[Array, ""]
+) -> Float[Array, ""]:
+    """Part of :func:`surrogate` that this device's samples contribute; ``weight`` sums to one over all devices."""
+    assert batch.log_prob is not None
+    ratio = jnp.exp(distribution.log_prob(batch.action) - batch.log_prob)
+    return weighted_sum(ratio * batch.advantage + entropy_coefficient * distribution.entropy(), weight)

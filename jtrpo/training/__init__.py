@@ -1,0 +1,1 @@
+"""Rollout, normalisation, critic fit, and the trainer made of them."""

@@ -1,0 +1,169 @@
+"""Settings: what is static (shapes, code paths) and what is a number that may be traced."""
+
+import dataclasses
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import jax
+from jaxtyping import Array, Float
+
+from jtrpo.core.check import check_count, check_number
+from jtrpo.envs.protocol import Environment
+from jtrpo.envs.resolve import resolve
+from jtrpo.networks.mlp import ACTIVATIONS
+
+Number = float | Float[Array, "..."]
+
+
+class _HyperparamFields(NamedTuple):
+    max_kl: Number = 0.01
+    gamma: Number = 0.99
+    gae_lambda: Number = 0.95
+    cg_damping: Number = 0.1
+    cg_tolerance: Number = 1e-5
+    backtrack_factor: Number = 0.8
+    entropy_coefficient: Number = 0.0
+    critic_learning_rate: Number = 1e-3
+
+
+_RANGES: dict[str, dict[str, float]] = {
+    "max_kl": {"above": 0},
+    "gamma": {"at_least": 0, "at_most": 1},
+    "gae_lambda": {"at_least": 0, "at_most": 1},
+    "cg_damping": {"at_least": 0},
+    "cg_tolerance": {"at_least": 0},
+    "backtrack_factor": {"above": 0, "below": 1},
+    "entropy_coefficient": {},
+    "critic_learning_rate": {"at_least": 0},
+}
+
+
+class Hyperparams(_HyperparamFields):
+    """Numbers of the algorithm. Each may be traced, or an array to ``vmap`` over.
+
+    Attributes:
+        max_kl: trust region delta: bound on the mean KL(old || new) of an update, in nats; above 0.
+        gamma: discount per step, in [0, 1].
+        gae_lambda: lambda of generalised advantage estimation, in [0, 1].
+        cg_damping: added to the Fisher matrix's diagonal; at least 0.
+        cg_tolerance: relative residual at which conjugate gradients stop early; at least 0.
+        backtrack_factor: ratio of successive line-search candidates, in (0, 1).
+        entropy_coefficient: weight of the entropy bonus, per nat, in units of the normalised advantage.
+        critic_learning_rate: Adam's learning rate for the critic; at least 0.
+
+    Raises:
+        TypeError: a value that is not a number.
+        ValueError: a value that is not finite or out of range.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> "Hyperparams":
+        self = super().__new__(cls, *args, **kwargs)
+        # JAX rebuilds this tuple around tracers, arrays in flight and placeholders; only what a user types is checked here.
+        typed = {name: value for name, value in zip(self._fields, self, strict=True) if _is_typed(value)}
+        _check_hyperparams(typed)
+        return self
+
+    def check(self) -> "Hyperparams":
+        """Return self after checking every value that is known, device arrays included."""
+        _check_hyperparams(self._asdict())
+        return self
+
+
+def _is_typed(value: Any) -> bool:
+    return isinstance(value, bool | int | float | str)
+
+
+def _check_hyperparams(values: dict[str, Any]) -> None:
+    for name, value in values.items():
+        check_number(name, value, **_RANGES[name])
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Static settings of a training run: everything that changes shapes or code paths.
+
+    Attributes:
+        env: a gymnax id, a pair (gymnax environment, its parameters), or an object that meets :class:`jtrpo.Environment`.
+        total_timesteps: environment steps to take, over all environments; rounded up to whole updates.
+        num_envs: environments stepped side by side.
+        num_steps: steps of each environment per update; the batch is ``num_envs * num_steps``.
+        hidden_sizes: width of each hidden layer of the policy and of the critic.
+        activation: ``"tanh"``, ``"relu"``, ``"elu"``, ``"gelu"`` or ``"silu"``.
+        normalize_observations: feed the networks (observation - mean) / std by running statistics.
+        scale_rewards: divide rewards by the running standard deviation of the discounted return.
+        normalize_advantages: centre and scale the advantages of each batch.
+        cg_iterations: most Fisher-vector products per update.
+        max_backtracks: most line-search candidates per update.
+        fisher_fraction: share of the batch on which Fisher products are taken, in (0, 1].
+        critic_epochs: passes over the batch in each critic fit.
+        critic_minibatches: Adam steps per pass; must divide the batch.
+
+    Raises:
+        TypeError: a value of the wrong type.
+        ValueError: a value out of range, or an unknown environment id.
+    """
+
+    env: Any
+    total_timesteps: int = 100_000
+    num_envs: int = 64
+    num_steps: int = 32
+    hidden_sizes: tuple[int, ...] = (64, 64)
+    activation: str = "tanh"
+    normalize_observations: bool = True
+    scale_rewards: bool = True
+    normalize_advantages: bool = True
+    cg_iterations: int = 10
+    max_backtracks: int = 10
+    fisher_fraction: float = 1.0
+    critic_epochs: int = 10
+    critic_minibatches: int = 4
+
+    def __post_init__(self) -> None:
+        for name in ("total_timesteps", "num_envs", "num_steps", "cg_iterations", "max_backtracks"):
+            check_count(name, getattr(self, name), at_least=1)
+        check_count("critic_epochs", self.critic_epochs, at_least=1)
+        check_count("critic_minibatches", self.critic_minibatches, at_least=1)
+        if not isinstance(self.hidden_sizes, tuple | list):
+            raise TypeError(f"hidden_sizes must be a tuple of widths such as (64, 64); got {self.hidden_sizes!r}")
+        object.__setattr__(self, "hidden_sizes", tuple(self.hidden_sizes))
+        for size in self.hidden_sizes:
+            check_count("hidden_sizes", size, at_least=1)
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"activation must be one of {', '.join(map(repr, ACTIVATIONS))}; got {self.activation!r}")
+        for name in ("normalize_observations", "scale_rewards", "normalize_advantages"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} must be True or False; got {getattr(self, name)!r}")
+        check_number("fisher_fraction", self.fisher_fraction, above=0, at_most=1)
+        if self.batch_size % self.critic_minibatches:
+            raise ValueError(
+                f"critic_minibatches must divide the batch num_envs * num_steps = {self.num_envs} * {self.num_steps} = "
+                f"{self.batch_size}; got {self.critic_minibatches}"
+            )
+        _ = self.environment
+
+    @cached_property
+    def environment(self) -> Environment:
+        """What ``env`` stands for."""
+        return resolve(self.env)
+
+    @property
+    def batch_size(self) -> int:
+        """Environment steps per update."""
+        return self.num_envs * self.num_steps
+
+    @property
+    def num_updates(self) -> int:
+        """Updates that cover ``total_timesteps``."""
+        return -(-self.total_timesteps // self.batch_size)
+
+    @property
+    def actual_timesteps(self) -> int:
+        """Environment steps really taken: ``total_timesteps`` rounded up to whole updates."""
+        return self.num_updates * self.batch_size
+
+
+def as_arrays(hyperparams: Hyperparams) -> Hyperparams:
+    """Hyper-parameters as strongly typed floating-point arrays, so that a state has the same types before and after a step."""
+    return jax.tree.map(lambda x: jax.numpy.asarray(x, float), hyperparams)

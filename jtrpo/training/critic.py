@@ -1,0 +1,87 @@
+"""Critic fit: Adam on the squared error to the value targets."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+_ADAM = optax.scale_by_adam(eps=1e-5)
+
+init_critic_optimizer = _ADAM.init
+
+
+Critic = Callable[[PyTree, PyTree], Float[Array, " B"]]
+"""Any pure function ``critic(params, observation) -> value``."""
+
+
+class CriticInfo(NamedTuple):
+    """What a fit reports.
+
+    Attributes:
+        loss: mean of (V - target)^2 / 2 over the minibatches of the last pass, in squared units of (scaled) return.
+        explained_variance: 1 - var(target - V) / var(target) before the fit; 1 is perfect, 0 no better than a constant.
+    """
+
+    loss: Float[Array, ""]
+    explained_variance: Float[Array, ""]
+
+
+def fit_critic(
+    critic: Critic,
+    params: PyTree,
+    optimizer_state: optax.OptState,
+    observation: PyTree,
+    target: Float[Array, " B"],
+    key: PRNGKeyArray,
+    *,
+    learning_rate: float | Float[Array, ""],
+    epochs: int,
+    minibatches: int,
+) -> tuple[PyTree, optax.OptState, Float[Array, ""]]:
+    """Minimise mean((V - target)^2) / 2 by Adam in minibatches; the key is consumed.
+
+    The batch is shuffled once; every epoch passes over the same minibatches.
+
+    Args:
+        critic: pure function ``(params, observation) -> value``.
+        params: its parameters.
+        optimizer_state: Adam's moments.
+        observation: any pytree, leading axis ``B``.
+        target: value targets.
+        key: for the shuffle.
+        learning_rate: Adam's.
+        epochs: passes over the batch.
+        minibatches: steps per pass; must divide ``B``.
+
+    Returns:
+        ``(params, optimizer_state, loss)``, the loss as in :class:`CriticInfo`.
+    """
+
+    def loss(params: PyTree, observation: PyTree, target: Array) -> Float[Array, ""]:
+        return 0.5 * jnp.mean(jnp.square(critic(params, observation) - target))
+
+    def step(carry: tuple, minibatch: tuple) -> tuple[tuple, Array]:
+        params, optimizer_state = carry
+        value, gradient = jax.value_and_grad(loss)(params, *minibatch)
+        updates, optimizer_state = _ADAM.update(gradient, optimizer_state)
+        params = jax.tree.map(lambda p, u: p - (learning_rate * u).astype(p.dtype), params, updates)
+        return (params, optimizer_state), value
+
+    data = (observation, target)
+    if minibatches > 1:
+        order = jax.random.permutation(key, target.shape[0])
+        data = jax.tree.map(lambda x: jnp.take(x, order, axis=0), data)
+    data = jax.tree.map(lambda x: jnp.reshape(x, (minibatches, -1, *x.shape[1:])), data)
+    (params, optimizer_state), losses = jax.lax.scan(
+        lambda carry, _: jax.lax.scan(step, carry, data), (params, optimizer_state), length=epochs
+    )
+    return params, optimizer_state, jnp.mean(losses[-1])
+
+
+def explained_variance(value: Float[Array, "..."], target: Float[Array, "..."]) -> Float[Array, ""]:
+    """1 - var(target - value) / var(target); NaN where the targets are constant."""
+    variance = jnp.var(target)
+    return jnp.where(variance > 0, 1.0 - jnp.var(target - value) / jnp.where(variance > 0, variance, 1.0), jnp.nan)

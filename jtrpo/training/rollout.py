@@ -1,0 +1,198 @@
+"""Trajectory collection: many environments, one scan."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+
+from jtrpo.core.distributions import Distribution
+from jtrpo.envs.actions import environment_action
+from jtrpo.envs.protocol import Environment
+
+Actor = Callable[[PyTree], Distribution]
+"""A policy at fixed parameters and statistics: raw observations ``[N, ...]`` to a distribution."""
+
+
+class RolloutState(NamedTuple):
+    """Where the environments stand between two collections; ``N`` environments.
+
+    Attributes:
+        env_state: the environments' own states, ``[N, ...]`` each.
+        observation: what the policy sees next, ``[N, ...]`` each.
+        episode_return: undiscounted return of the episode under way, ``[N]``.
+        episode_length: its steps so far, ``[N]``.
+    """
+
+    env_state: PyTree
+    observation: PyTree
+    episode_return: Float[Array, " N"]
+    episode_length: Int[Array, " N"]
+
+
+class Trajectory(NamedTuple):
+    """What one collection gathered; ``T`` steps of ``N`` environments.
+
+    Attributes:
+        observation: as the environment gave it, ``[T, N, ...]`` each.
+        action: as sampled, before the map into the action space, ``[T, N, ...]``.
+        log_prob: of ``action`` under the behaviour policy, in nats.
+        reward: undiscounted, as the environment gave it.
+        terminated: the episode ended by itself.
+        truncated: the episode was cut off.
+        final_observation: what really followed the action, before any reset.
+    """
+
+    observation: PyTree
+    action: PyTree
+    log_prob: Float[Array, "T N"]
+    reward: Float[Array, "T N"]
+    terminated: Bool[Array, "T N"]
+    truncated: Bool[Array, "T N"]
+    final_observation: PyTree
+
+
+class EpisodeSummary(NamedTuple):
+    """The episodes that finished during one collection; means and extremes are NaN where none did.
+
+    Attributes:
+        finished: number of episodes.
+        return_mean: mean undiscounted return.
+        return_min: smallest return.
+        return_max: largest return.
+        length_mean: mean number of steps.
+    """
+
+    finished: Int[Array, ""]
+    return_mean: Float[Array, ""]
+    return_min: Float[Array, ""]
+    return_max: Float[Array, ""]
+    length_mean: Float[Array, ""]
+
+
+def reset(environment: Environment, key: PRNGKeyArray, num_envs: int) -> RolloutState:
+    """Begin ``num_envs`` episodes; the key is consumed."""
+    observation, env_state = jax.vmap(environment.reset)(jax.random.split(key, num_envs))
+    zeros = jnp.zeros((num_envs,))
+    return strong(RolloutState(env_state, observation, zeros, zeros.astype(jnp.int32)))
+
+
+def collect(
+    environment: Environment, actor: Actor, start: RolloutState, key: PRNGKeyArray, num_steps: int
+) -> tuple[RolloutState, Trajectory, EpisodeSummary]:
+    """Run the policy for ``num_steps`` in every environment; the key is consumed.
+
+    Episode statistics are reduced on the way: memory grows with the batch, never with the number of episodes.
+    """
+    num_envs = start.episode_length.shape[0]
+
+    def step(carry: tuple[RolloutState, Any], key: PRNGKeyArray) -> tuple[tuple[RolloutState, Any], Trajectory]:
+        state, totals = carry
+        action_key, env_key = jax.random.split(key)
+        distribution = actor(state.observation)
+        action = distribution.sample(action_key)
+        log_prob = distribution.log_prob(action)
+        result = jax.vmap(environment.step)(
+            jax.random.split(env_key, num_envs),
+            state.env_state,
+            environment_action(environment.action_space, action),
+        )
+        reward = jnp.asarray(result.reward, float)
+        done = result.terminated | result.truncated
+        episode_return, episode_length = state.episode_return + reward, state.episode_length + 1
+        totals = _add_finished(totals, done, episode_return, episode_length)
+        state = RolloutState(
+            result.state,
+            result.observation,
+            jnp.where(done, 0.0, episode_return),
+            jnp.where(done, 0, episode_length),
+        )
+        record = Trajectory(
+            observation=carry[0].observation,
+            action=action,
+            log_prob=log_prob,
+            reward=reward,
+            terminated=result.terminated,
+            truncated=result.truncated,
+            final_observation=result.final_observation,
+        )
+        return (strong(state), totals), record
+
+    nothing = jnp.zeros((num_envs,))
+    totals = (nothing.astype(jnp.int32), nothing, nothing + jnp.inf, nothing - jnp.inf, nothing.astype(jnp.int32))
+    (end, totals), trajectory = jax.lax.scan(step, (start, totals), jax.random.split(key, num_steps))
+    return end, trajectory, _summarize(totals)
+
+
+def _add_finished(totals: tuple, done: Array, episode_return: Array, episode_length: Array) -> tuple:
+    count, return_sum, return_min, return_max, length_sum = totals
+    return (
+        count + done,
+        return_sum + jnp.where(done, episode_return, 0.0),
+        jnp.where(done, jnp.minimum(return_min, episode_return), return_min),
+        jnp.where(done, jnp.maximum(return_max, episode_return), return_max),
+        length_sum + jnp.where(done, episode_length, 0),
+    )
+
+
+def _summarize(totals: tuple) -> EpisodeSummary:
+    count, return_sum, return_min, return_max, length_sum = totals
+    finished = jnp.sum(count)
+    mean = lambda total: jnp.where(finished > 0, jnp.sum(total) / jnp.maximum(finished, 1), jnp.nan)  # noqa: E731
+    some = lambda extreme: jnp.where(finished > 0, extreme, jnp.nan)  # noqa: E731
+    return EpisodeSummary(
+        finished=finished,
+        return_mean=mean(return_sum),
+        return_min=some(jnp.min(return_min)),
+        return_max=some(jnp.max(return_max)),
+        length_mean=mean(length_sum),
+    )
+
+
+def play_episodes(
+    environment: Environment,
+    actor: Callable[[PyTree, PRNGKeyArray], PyTree],
+    key: PRNGKeyArray,
+    num_episodes: int,
+    max_steps: int,
+) -> Float[Array, " num_episodes"]:
+    """Undiscounted returns of ``num_episodes`` whole episodes, side by side; the key is consumed.
+
+    Args:
+        environment: what to act in.
+        actor: ``(observations, key) -> actions``.
+        key: consumed.
+        num_episodes: episodes, one in each environment.
+        max_steps: an episode that is still running then counts with its return so far.
+    """
+    reset_key, play_key = jax.random.split(key)
+    start = reset(environment, reset_key, num_episodes)
+
+    def running(carry: tuple) -> Bool[Array, ""]:
+        step, _, _, _, alive, _ = carry
+        return jnp.any(alive) & (step < max_steps)
+
+    def advance(carry: tuple) -> tuple:
+        step, env_state, observation, key, alive, total = carry
+        key, action_key, env_key = jax.random.split(key, 3)
+        action = environment_action(environment.action_space, actor(observation, action_key))
+        result = jax.vmap(environment.step)(jax.random.split(env_key, num_episodes), env_state, action)
+        total = total + jnp.where(alive, result.reward, 0.0)
+        alive = alive & ~(result.terminated | result.truncated)
+        return step + 1, *strong((result.state, result.observation)), key, alive, total
+
+    initial = (
+        jnp.int32(0),
+        start.env_state,
+        start.observation,
+        play_key,
+        jnp.ones((num_episodes,), bool),
+        start.episode_return,
+    )
+    return jax.lax.while_loop(running, advance, initial)[-1]
+
+
+def strong(tree: PyTree) -> PyTree:
+    """Arrays without weak types, so that a state traces the same before and after a step, a save or a restore."""
+    return jax.tree.map(lambda x: jax.lax.convert_element_type(x, jnp.asarray(x).dtype), tree)

@@ -1,0 +1,270 @@
+"""The trainer: init, step, evaluate. ``step`` is the algorithm, one named function per line."""
+
+from collections.abc import Callable
+from typing import NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+
+from jtrpo.core.advantage import gae
+from jtrpo.core.batch import Batch
+from jtrpo.core.fisher import Policy
+from jtrpo.core.trpo import TRPOInfo, trpo_update
+from jtrpo.networks.mlp import ACTIVATIONS, MLPCritic, MLPPolicy
+from jtrpo.training.config import Hyperparams, TrainConfig, as_arrays
+from jtrpo.training.critic import Critic, CriticInfo, explained_variance, fit_critic, init_critic_optimizer
+from jtrpo.training.normalization import (
+    RunningStatistics,
+    init_statistics,
+    normalize,
+    standard_deviation,
+    update_statistics,
+)
+from jtrpo.training.rollout import EpisodeSummary, RolloutState, Trajectory, collect, play_episodes, reset, strong
+
+
+class TrainState(NamedTuple):
+    """Everything the next step needs; save it and training goes on as if it had never stopped.
+
+    Attributes:
+        policy_params: the policy network's parameters.
+        critic_params: the critic network's parameters.
+        critic_optimizer: Adam's moments.
+        env_state: the environments' states, last observations and episodes under way.
+        observation_statistics: running moments of the observations.
+        return_statistics: running moments of the discounted return.
+        discounted_return: discounted return so far in each environment, ``[num_envs]``.
+        hyperparams: the numbers in force; replace them to change course in mid-training.
+        key: random key.
+        update: updates done.
+    """
+
+    policy_params: PyTree
+    critic_params: PyTree
+    critic_optimizer: optax.OptState
+    env_state: RolloutState
+    observation_statistics: RunningStatistics
+    return_statistics: RunningStatistics
+    discounted_return: Float[Array, " num_envs"]
+    hyperparams: Hyperparams
+    key: PRNGKeyArray
+    update: Int[Array, ""]
+
+
+class Metrics(NamedTuple):
+    """What one update reports.
+
+    Attributes:
+        timesteps: environment steps taken so far.
+        episode: the episodes that finished while this update's batch was collected.
+        policy: the policy update.
+        critic: the critic fit.
+    """
+
+    timesteps: Array
+    episode: EpisodeSummary
+    policy: TRPOInfo
+    critic: CriticInfo
+
+
+class Trainer(NamedTuple):
+    """Three pure functions that train a policy.
+
+    Attributes:
+        init: ``(key, hyperparams=Hyperparams()) -> TrainState``.
+        step: ``(state) -> (state, Metrics)``: one update.
+        evaluate: ``(state, key, num_episodes=128, *, deterministic=True) -> returns``, undiscounted, ``[num_episodes]``.
+    """
+
+    init: Callable[..., TrainState]
+    step: Callable[[TrainState], tuple[TrainState, Metrics]]
+    evaluate: Callable[..., Float[Array, " num_episodes"]]
+
+
+class TrainResult(NamedTuple):
+    """What a whole training returns.
+
+    Attributes:
+        state: the state after the last update.
+        metrics: one entry per update along the leading axis.
+    """
+
+    state: TrainState
+    metrics: Metrics
+
+
+def make_trainer(config: TrainConfig) -> Trainer:
+    """Build the three functions of a training run. Each is pure and may be jitted and vmapped.
+
+    Args:
+        config: static settings.
+
+    Source: Schulman et al. 2015, Trust Region Policy Optimization, https://arxiv.org/abs/1502.05477, algorithm 1 with the
+    generalised advantages of https://arxiv.org/abs/1506.02438.
+    """
+    environment = config.environment
+    activation = ACTIVATIONS[config.activation]
+    space = environment.observation_space
+    policy_network = MLPPolicy(space, environment.action_space, config.hidden_sizes, activation)
+    critic_network = MLPCritic(space, config.hidden_sizes, activation)
+    policy, critic = cast(Policy, policy_network.apply), cast(Critic, critic_network.apply)
+
+    def see(state: TrainState, observation: PyTree) -> PyTree:
+        """Observation as the networks get it."""
+        if not config.normalize_observations:
+            return observation
+        return normalize(state.observation_statistics, observation)
+
+    def init(key: PRNGKeyArray, hyperparams: Hyperparams = Hyperparams()) -> TrainState:
+        hyperparams = as_arrays(hyperparams.check())
+        policy_key, critic_key, env_key, key = jax.random.split(key, 4)
+        env_state = reset(environment, env_key, config.num_envs)
+        one = jax.tree.map(lambda x: x[0], env_state.observation)
+        critic_params = critic_network.init(critic_key, one)
+        return strong(
+            TrainState(
+                policy_params=policy_network.init(policy_key, one),
+                critic_params=critic_params,
+                critic_optimizer=init_critic_optimizer(critic_params),
+                env_state=env_state,
+                observation_statistics=init_statistics(one),
+                return_statistics=init_statistics(0.0),
+                discounted_return=jnp.zeros((config.num_envs,)),
+                hyperparams=hyperparams,
+                key=key,
+                update=jnp.int32(0),
+            )
+        )
+
+    def step(state: TrainState) -> tuple[TrainState, Metrics]:
+        key, rollout_key, critic_key = jax.random.split(state.key, 3)
+        state = state._replace(key=key)
+        state, trajectory, episodes = collect_trajectories(state, rollout_key)
+        batch, target, variance_explained = estimate_advantages(state, trajectory)
+        state, policy_info = improve_policy(state, batch)
+        state, critic_loss = improve_critic(state, batch.observation, target, critic_key)
+        state = learn_statistics(state, trajectory)
+        state = state._replace(update=state.update + 1)
+        return state, Metrics(
+            timesteps_after(state), episodes, policy_info, CriticInfo(critic_loss, variance_explained)
+        )
+
+    def collect_trajectories(state: TrainState, key: PRNGKeyArray) -> tuple[TrainState, Trajectory, EpisodeSummary]:
+        actor = lambda observation: policy(state.policy_params, see(state, observation))  # noqa: E731
+        env_state, trajectory, episodes = collect(environment, actor, state.env_state, key, config.num_steps)
+        return state._replace(env_state=env_state), trajectory, episodes
+
+    def estimate_advantages(state: TrainState, trajectory: Trajectory) -> tuple[Batch, Array, Array]:
+        observation = see(state, trajectory.observation)
+        value = critic(state.critic_params, observation)
+        next_value = critic(state.critic_params, see(state, trajectory.final_observation))
+        reward = trajectory.reward
+        if config.scale_rewards:
+            reward = reward / standard_deviation(state.return_statistics)
+        advantage, target = gae(
+            reward,
+            value,
+            next_value,
+            trajectory.terminated,
+            trajectory.truncated,
+            gamma=state.hyperparams.gamma,
+            gae_lambda=state.hyperparams.gae_lambda,
+        )
+        batch, target = jax.tree.map(
+            lambda x: jnp.reshape(x, (config.batch_size, *x.shape[2:])),
+            (Batch(observation, trajectory.action, advantage, trajectory.log_prob), target),
+        )
+        return batch, target, explained_variance(value.reshape(-1), target)
+
+    def improve_policy(state: TrainState, batch: Batch) -> tuple[TrainState, TRPOInfo]:
+        numbers = state.hyperparams
+        params, info = trpo_update(
+            policy,
+            state.policy_params,
+            batch,
+            max_kl=numbers.max_kl,
+            cg_iterations=config.cg_iterations,
+            cg_damping=numbers.cg_damping,
+            cg_tolerance=numbers.cg_tolerance,
+            backtrack_factor=numbers.backtrack_factor,
+            max_backtracks=config.max_backtracks,
+            entropy_coefficient=numbers.entropy_coefficient,
+            fisher_fraction=config.fisher_fraction,
+            normalize_advantage=config.normalize_advantages,
+        )
+        return state._replace(policy_params=params), info
+
+    def improve_critic(
+        state: TrainState, observation: PyTree, target: Array, key: PRNGKeyArray
+    ) -> tuple[TrainState, Float[Array, ""]]:
+        params, optimizer, loss = fit_critic(
+            critic,
+            state.critic_params,
+            state.critic_optimizer,
+            observation,
+            target,
+            key,
+            learning_rate=state.hyperparams.critic_learning_rate,
+            epochs=config.critic_epochs,
+            minibatches=config.critic_minibatches,
+        )
+        return state._replace(critic_params=params, critic_optimizer=optimizer), loss
+
+    def learn_statistics(state: TrainState, trajectory: Trajectory) -> TrainState:
+        if config.normalize_observations:
+            state = state._replace(
+                observation_statistics=update_statistics(state.observation_statistics, trajectory.observation)
+            )
+        if config.scale_rewards:
+
+            def discount(running: Array, step: tuple[Array, Array]) -> tuple[Array, Array]:
+                reward, done = step
+                running = reward + state.hyperparams.gamma * running
+                return jnp.where(done, 0.0, running), running
+
+            done = trajectory.terminated | trajectory.truncated
+            running, returns = jax.lax.scan(discount, state.discounted_return, (trajectory.reward, done))
+            state = state._replace(
+                return_statistics=update_statistics(state.return_statistics, returns), discounted_return=running
+            )
+        return state
+
+    def timesteps_after(state: TrainState) -> Array:
+        whole = jnp.int32 if config.actual_timesteps < 2**31 else float
+        return state.update.astype(whole) * config.batch_size
+
+    def evaluate(
+        state: TrainState,
+        key: PRNGKeyArray,
+        num_episodes: int = 128,
+        *,
+        deterministic: bool = True,
+        max_steps: int = 10_000,
+    ) -> Float[Array, " num_episodes"]:
+        def actor(observation: PyTree, key: PRNGKeyArray) -> PyTree:
+            distribution = policy(state.policy_params, see(state, observation))
+            return distribution.mode() if deterministic else distribution.sample(key)
+
+        return play_episodes(environment, actor, key, num_episodes, max_steps)
+
+    return Trainer(init, step, evaluate)
+
+
+def make_train(config: TrainConfig) -> Callable[..., TrainResult]:
+    """Build a whole training as one pure function: ``(key, hyperparams=Hyperparams()) -> TrainResult``.
+
+    ``jit`` it; ``vmap`` it over keys (seeds) or over hyper-parameters with a leading axis.
+
+    Args:
+        config: static settings.
+    """
+    trainer = make_trainer(config)
+
+    def train(key: PRNGKeyArray, hyperparams: Hyperparams = Hyperparams()) -> TrainResult:
+        state = trainer.init(key, hyperparams)
+        state, metrics = jax.lax.scan(lambda state, _: trainer.step(state), state, length=config.num_updates)
+        return TrainResult(state, metrics)
+
+    return train
