@@ -23,6 +23,7 @@ class GymnaxEnvironment:
         self.env = env
         self.params = env.default_params if params is None else params
         self.observation_space = gymnasium_space(env.observation_space(self.params))
+        self.max_episode_steps = int(self.params.max_steps_in_episode)
         self.action_space = gymnasium_space(env.action_space(self.params))
 
     def __repr__(self) -> str:

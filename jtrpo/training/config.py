@@ -58,9 +58,10 @@ class Hyperparams(_HyperparamFields):
 
     __slots__ = ()
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> "Hyperparams":
+    def __new__(cls, *args: Any, **kwargs: Any) -> "Hyperparams":  # noqa: D102
         self = super().__new__(cls, *args, **kwargs)
-        # JAX rebuilds this tuple around tracers, arrays in flight and placeholders; only what a user types is checked here.
+        # JAX rebuilds this tuple around tracers, arrays in flight and placeholders, and ``in_axes`` wants one of zeros and
+        # None: only numbers that a user types are checked here, the rest in `check`.
         typed = {name: value for name, value in zip(self._fields, self, strict=True) if _is_typed(value)}
         _check_hyperparams(typed)
         return self
@@ -72,7 +73,7 @@ class Hyperparams(_HyperparamFields):
 
 
 def _is_typed(value: Any) -> bool:
-    return isinstance(value, bool | int | float | str)
+    return isinstance(value, bool | int | float | str) and not (type(value) is int and value == 0)
 
 
 def _check_hyperparams(values: dict[str, Any]) -> None:

@@ -125,6 +125,42 @@ def collect(
     return end, trajectory, _summarize(totals)
 
 
+def stagger(
+    environment: Environment,
+    state: RolloutState,
+    trajectory: Trajectory,
+    key: PRNGKeyArray,
+    update: Int[Array, ""],
+    max_episode_steps: int,
+) -> tuple[RolloutState, Trajectory]:
+    """Cut each environment's first episode once, at evenly spread times, so that time limits do not fall in step.
+
+    Environments that start together and run into the same time limit stay in the same phase of their episodes for ever:
+    every batch then shows one phase only, and policy and critic forget the others. In the first ``max_episode_steps`` steps
+    an even share of the environments therefore begins anew after each collection; the cut counts as a truncation.
+
+    Args:
+        environment: what was acted in.
+        state: at the end of the collection.
+        trajectory: the collection.
+        key: for the new episodes; consumed.
+        update: number of this collection, from 0.
+        max_episode_steps: the time limit.
+    """
+    num_steps, num_envs = trajectory.reward.shape
+    phase = (jnp.arange(num_envs) * max_episode_steps) // (num_envs * num_steps)
+    running = ~(trajectory.terminated[-1] | trajectory.truncated[-1])
+    cut = (phase == update + 1) & running
+    fresh = reset(environment, key, num_envs)
+    state = jax.tree.map(lambda new, old: jnp.where(expand(cut, new.ndim), new, old), fresh, state)
+    return state, trajectory._replace(truncated=trajectory.truncated.at[-1].set(trajectory.truncated[-1] | cut))
+
+
+def expand(mask: Bool[Array, " N"], ndim: int) -> Array:
+    """Mask with trailing axes, to select along the leading one."""
+    return jnp.reshape(mask, mask.shape + (1,) * (ndim - 1))
+
+
 def _add_finished(totals: tuple, done: Array, episode_return: Array, episode_length: Array) -> tuple:
     count, return_sum, return_min, return_max, length_sum = totals
     return (

@@ -22,7 +22,16 @@ from jtrpo.training.normalization import (
     standard_deviation,
     update_statistics,
 )
-from jtrpo.training.rollout import EpisodeSummary, RolloutState, Trajectory, collect, play_episodes, reset, strong
+from jtrpo.training.rollout import (
+    EpisodeSummary,
+    RolloutState,
+    Trajectory,
+    collect,
+    play_episodes,
+    reset,
+    stagger,
+    strong,
+)
 
 
 class TrainState(NamedTuple):
@@ -106,6 +115,7 @@ def make_trainer(config: TrainConfig) -> Trainer:
     """
     environment = config.environment
     activation = ACTIVATIONS[config.activation]
+    max_episode_steps = getattr(environment, "max_episode_steps", None)
     space = environment.observation_space
     policy_network = MLPPolicy(space, environment.action_space, config.hidden_sizes, activation)
     critic_network = MLPCritic(space, config.hidden_sizes, activation)
@@ -153,7 +163,12 @@ def make_trainer(config: TrainConfig) -> Trainer:
 
     def collect_trajectories(state: TrainState, key: PRNGKeyArray) -> tuple[TrainState, Trajectory, EpisodeSummary]:
         actor = lambda observation: policy(state.policy_params, see(state, observation))  # noqa: E731
-        env_state, trajectory, episodes = collect(environment, actor, state.env_state, key, config.num_steps)
+        collect_key, stagger_key = jax.random.split(key)
+        env_state, trajectory, episodes = collect(environment, actor, state.env_state, collect_key, config.num_steps)
+        if max_episode_steps is not None and config.num_steps < max_episode_steps:
+            env_state, trajectory = stagger(
+                environment, env_state, trajectory, stagger_key, state.update, max_episode_steps
+            )
         return state._replace(env_state=env_state), trajectory, episodes
 
     def estimate_advantages(state: TrainState, trajectory: Trajectory) -> tuple[Batch, Array, Array]:
