@@ -13,12 +13,14 @@ from jtrpo.core.line_search import UpdateStatus, line_search  # noqa: E402
 from jtrpo.core.objective import mean_kl, surrogate  # noqa: E402
 from jtrpo.core.trpo import TRPOInfo, trpo_update  # noqa: E402
 from jtrpo.envs.protocol import Environment, EnvStep  # noqa: E402
+from jtrpo.training.agent import Agent, make_agent  # noqa: E402
 from jtrpo.training.config import Hyperparams, TrainConfig  # noqa: E402
 from jtrpo.training.trainer import Metrics, Trainer, TrainResult, TrainState, make_train, make_trainer  # noqa: E402
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Agent",
     "Batch",
     "CGInfo",
     "Categorical",
@@ -38,6 +40,7 @@ __all__ = [
     "fisher_vector_product",
     "gae",
     "line_search",
+    "make_agent",
     "make_train",
     "make_trainer",
     "mean_kl",

@@ -56,7 +56,7 @@ def make_gymnax(env_id: str) -> GymnaxEnvironment:
 
     if env_id not in gymnax.registered_envs:
         folded = {known.lower(): known for known in gymnax.registered_envs}
-        near = [folded[name] for name in difflib.get_close_matches(env_id.lower(), folded, n=3, cutoff=0.4)]
+        near = [folded[name] for name in difflib.get_close_matches(env_id.lower(), folded, n=3, cutoff=0.5)]
         hint = f"did you mean {' or '.join(near)}?" if near else "`jtrpo envs` lists all ids."
         raise ValueError(f"env={env_id!r} is not an environment id; {hint}")
     try:

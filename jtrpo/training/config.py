@@ -23,7 +23,7 @@ class _HyperparamFields(NamedTuple):
     cg_tolerance: Number = 1e-5
     backtrack_factor: Number = 0.8
     entropy_coefficient: Number = 0.0
-    critic_learning_rate: Number = 1e-3
+    critic_learning_rate: Number = 3e-3
 
 
 _RANGES: dict[str, dict[str, float]] = {

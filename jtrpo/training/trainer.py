@@ -1,7 +1,8 @@
 """The trainer: init, step, evaluate. ``step`` is the algorithm, one named function per line."""
 
 from collections.abc import Callable
-from typing import NamedTuple, cast
+from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,15 +11,13 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from jtrpo.core.advantage import gae
 from jtrpo.core.batch import Batch
-from jtrpo.core.fisher import Policy
 from jtrpo.core.trpo import TRPOInfo, trpo_update
-from jtrpo.networks.mlp import ACTIVATIONS, MLPCritic, MLPPolicy
+from jtrpo.training.agent import make_agent
 from jtrpo.training.config import Hyperparams, TrainConfig, as_arrays
-from jtrpo.training.critic import Critic, CriticInfo, explained_variance, fit_critic, init_critic_optimizer
+from jtrpo.training.critic import CriticInfo, explained_variance, fit_critic, init_critic_optimizer
 from jtrpo.training.normalization import (
     RunningStatistics,
     init_statistics,
-    normalize,
     standard_deviation,
     update_statistics,
 )
@@ -114,28 +113,18 @@ def make_trainer(config: TrainConfig) -> Trainer:
     generalised advantages of https://arxiv.org/abs/1506.02438.
     """
     environment = config.environment
-    activation = ACTIVATIONS[config.activation]
     max_episode_steps = getattr(environment, "max_episode_steps", None)
-    space = environment.observation_space
-    policy_network = MLPPolicy(space, environment.action_space, config.hidden_sizes, activation)
-    critic_network = MLPCritic(space, config.hidden_sizes, activation)
-    policy, critic = cast(Policy, policy_network.apply), cast(Critic, critic_network.apply)
-
-    def see(state: TrainState, observation: PyTree) -> PyTree:
-        """Observation as the networks get it."""
-        if not config.normalize_observations:
-            return observation
-        return normalize(state.observation_statistics, observation)
+    agent = make_agent(config)
 
     def init(key: PRNGKeyArray, hyperparams: Hyperparams = Hyperparams()) -> TrainState:
         hyperparams = as_arrays(hyperparams.check())
         policy_key, critic_key, env_key, key = jax.random.split(key, 4)
         env_state = reset(environment, env_key, config.num_envs)
         one = jax.tree.map(lambda x: x[0], env_state.observation)
-        critic_params = critic_network.init(critic_key, one)
+        critic_params = agent.init_critic(critic_key, one)
         return strong(
             TrainState(
-                policy_params=policy_network.init(policy_key, one),
+                policy_params=agent.init_policy(policy_key, one),
                 critic_params=critic_params,
                 critic_optimizer=init_critic_optimizer(critic_params),
                 env_state=env_state,
@@ -162,9 +151,10 @@ def make_trainer(config: TrainConfig) -> Trainer:
         )
 
     def collect_trajectories(state: TrainState, key: PRNGKeyArray) -> tuple[TrainState, Trajectory, EpisodeSummary]:
-        actor = lambda observation: policy(state.policy_params, see(state, observation))  # noqa: E731
         collect_key, stagger_key = jax.random.split(key)
-        env_state, trajectory, episodes = collect(environment, actor, state.env_state, collect_key, config.num_steps)
+        env_state, trajectory, episodes = collect(
+            environment, partial(agent.policy, state), state.env_state, collect_key, config.num_steps
+        )
         if max_episode_steps is not None and config.num_steps < max_episode_steps:
             env_state, trajectory = stagger(
                 environment, env_state, trajectory, stagger_key, state.update, max_episode_steps
@@ -172,9 +162,8 @@ def make_trainer(config: TrainConfig) -> Trainer:
         return state._replace(env_state=env_state), trajectory, episodes
 
     def estimate_advantages(state: TrainState, trajectory: Trajectory) -> tuple[Batch, Array, Array]:
-        observation = see(state, trajectory.observation)
-        value = critic(state.critic_params, observation)
-        next_value = critic(state.critic_params, see(state, trajectory.final_observation))
+        value = agent.value(state, trajectory.observation)
+        next_value = agent.value(state, trajectory.final_observation)
         reward = trajectory.reward
         if config.scale_rewards:
             reward = reward / standard_deviation(state.return_statistics)
@@ -189,14 +178,17 @@ def make_trainer(config: TrainConfig) -> Trainer:
         )
         batch, target = jax.tree.map(
             lambda x: jnp.reshape(x, (config.batch_size, *x.shape[2:])),
-            (Batch(observation, trajectory.action, advantage, trajectory.log_prob), target),
+            (
+                Batch(agent.see(state, trajectory.observation), trajectory.action, advantage, trajectory.log_prob),
+                target,
+            ),
         )
         return batch, target, explained_variance(value.reshape(-1), target)
 
     def improve_policy(state: TrainState, batch: Batch) -> tuple[TrainState, TRPOInfo]:
         numbers = state.hyperparams
         params, info = trpo_update(
-            policy,
+            agent.policy_network,
             state.policy_params,
             batch,
             max_kl=numbers.max_kl,
@@ -215,7 +207,7 @@ def make_trainer(config: TrainConfig) -> Trainer:
         state: TrainState, observation: PyTree, target: Array, key: PRNGKeyArray
     ) -> tuple[TrainState, Float[Array, ""]]:
         params, optimizer, loss = fit_critic(
-            critic,
+            agent.critic_network,
             state.critic_params,
             state.critic_optimizer,
             observation,
@@ -259,7 +251,7 @@ def make_trainer(config: TrainConfig) -> Trainer:
         max_steps: int = 10_000,
     ) -> Float[Array, " num_episodes"]:
         def actor(observation: PyTree, key: PRNGKeyArray) -> PyTree:
-            distribution = policy(state.policy_params, see(state, observation))
+            distribution = agent.policy(state, observation)
             return distribution.mode() if deterministic else distribution.sample(key)
 
         return play_episodes(environment, actor, key, num_episodes, max_steps)

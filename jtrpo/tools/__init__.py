@@ -1,0 +1,1 @@
+"""What touches the outside world: the command line, progress, plots."""

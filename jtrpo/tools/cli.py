@@ -1,0 +1,113 @@
+"""The command line: ``jtrpo train ENV`` and ``jtrpo envs``."""
+
+import dataclasses
+import inspect
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from jtrpo.core.check import check_count
+from jtrpo.envs.gymnax import environment_ids
+from jtrpo.tools.plot import save_learning_curve
+from jtrpo.tools.progress import Progress
+from jtrpo.tools.run import EVALUATION_EPISODES, run_training
+from jtrpo.training.config import Hyperparams, TrainConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Train:
+    """Train a policy by TRPO, evaluate it over 128 episodes, and sum the run up."""
+
+    env: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENV")]
+    """Environment id, such as CartPole-v1; `jtrpo envs` lists them."""
+    seed: int = 0
+    """Seed of the random key."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """End with the summary as one line of JSON."""
+    plot: Path | None = None
+    """Write the learning curve to this file (.png, .svg or .pdf)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Envs:
+    """List the ids of the environments that can be trained on."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line; exits with 2 and a message where the input is wrong."""
+    command = tyro.cli(
+        _with_settings(Train) | Envs,  # type: ignore[arg-type]
+        args=argv,
+        prog="jtrpo",
+        description="Trust Region Policy Optimization in JAX.",
+        config=(tyro.conf.OmitSubcommandPrefixes,),
+    )
+    try:
+        _train(command) if isinstance(command, Train) else _envs()
+    except (TypeError, ValueError) as error:
+        sys.exit(_complain(error))
+
+
+def _complain(error: Exception) -> int:
+    print(f"jtrpo: {error}", file=sys.stderr)
+    return 2
+
+
+def _envs() -> None:
+    print("\n".join(environment_ids()))
+
+
+def _train(command: Any) -> None:
+    check_count("seed", command.seed, at_least=0)
+    config = TrainConfig(env=command.env, **_settings(command, _CONFIG_FIELDS))
+    hyperparams = Hyperparams(**_settings(command, _HYPERPARAM_FIELDS)).check()
+    if command.plot is not None and not command.plot.absolute().parent.is_dir():
+        raise ValueError(f"plot={str(command.plot)!r} lies in a folder that does not exist; make it first")
+    with Progress(config, command.seed) as progress:
+        run = run_training(config, command.seed, hyperparams, progress.update)
+    if command.plot is not None:
+        save_learning_curve(run.metrics, command.plot, f"{command.env}, seed {command.seed}")
+    print(json.dumps(run.summary) if command.json else _sentence(run.summary))
+
+
+def _sentence(summary: dict[str, Any]) -> str:
+    return (
+        f"{summary['env']}: return {summary['evaluation_return']:.1f} +- {summary['evaluation_std']:.1f} over "
+        f"{EVALUATION_EPISODES} episodes after {summary['total_timesteps']:,} steps\n"
+        f"{summary['steps_per_second']:,.0f} steps/s in {summary['run_seconds']:.1f} s, "
+        f"compiled in {summary['compile_seconds']:.1f} s; {summary['accepted_fraction']:.0%} of the updates accepted, "
+        f"largest KL {summary['max_kl_seen']:.4f}"
+    )
+
+
+# The settings become options by their own definitions: a new field is a new option, its help the class's docstring.
+_CONFIG_FIELDS = [
+    (field.name, field.type, field.default) for field in dataclasses.fields(TrainConfig) if field.name != "env"
+]
+_HYPERPARAM_FIELDS = [(name, float, default) for name, default in Hyperparams._field_defaults.items()]
+
+
+def _with_settings(command: type) -> type:
+    fields: list[Any] = []
+    for owner, settings in ((TrainConfig, _CONFIG_FIELDS), (Hyperparams, _HYPERPARAM_FIELDS)):
+        texts = _attribute_texts(owner)
+        fields += [
+            (name, Annotated[kind, tyro.conf.arg(help=texts[name])], default) for name, kind, default in settings
+        ]
+    extended = dataclasses.make_dataclass(command.__name__, fields, bases=(command,), frozen=True)
+    extended.__doc__ = command.__doc__
+    return extended
+
+
+def _settings(command: Any, fields: list[tuple]) -> dict[str, Any]:
+    return {name: getattr(command, name) for name, *_ in fields}
+
+
+def _attribute_texts(owner: type) -> dict[str, str]:
+    section = inspect.cleandoc(owner.__doc__ or "").split("Attributes:")[1].split("\n\n")[0]
+    entries = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", section, re.MULTILINE)
+    return {name: re.sub(r"\s+", " ", text).replace("`", "") for name, text in entries}

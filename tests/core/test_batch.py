@@ -1,0 +1,117 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jtrpo import Batch
+from jtrpo.core.batch import check_batch, every_nth, mean_weights, normalize_advantages, weighted_sum
+
+
+def good_batch(**changes):
+    fields = {
+        "observation": {"a": np.zeros((4, 2)), "b": np.zeros(4)},
+        "action": np.zeros(4, int),
+        "advantage": np.ones(4),
+    }
+    return Batch(**(fields | changes))
+
+
+def test_check_batch_returns_the_batch_size():
+    assert check_batch(good_batch()) == 4
+    assert check_batch(good_batch(log_prob=np.zeros(4), weight=np.ones(4))) == 4
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"advantage": np.ones((2, 2))}, r"batch\.advantage must have shape \[B\], got \(2, 2\).*flatten"),
+        ({"advantage": np.float32(1)}, r"batch\.advantage must have shape \[B\], got \(\)"),
+        ({"advantage": np.ones(0)}, r"batch\.advantage is empty.*at least one"),
+        ({"action": np.zeros(3, int)}, r"batch\.action must have the leading axis B = 4.*got shape \(3,\)"),
+        (
+            {"observation": {"a": np.zeros((4, 2)), "b": np.zeros((5, 4))}},
+            r"batch\.observation\['b'\].*B = 4.*\(5, 4\)",
+        ),
+        ({"observation": np.float32(0)}, r"batch\.observation must have the leading axis B = 4.*\(\)"),
+        ({"log_prob": np.zeros(5)}, r"batch\.log_prob.*B = 4.*\(5,\)"),
+        ({"log_prob": np.zeros((4, 1))}, r"batch\.log_prob must have shape \[4\], got \(4, 1\)"),
+        ({"weight": np.zeros(1)}, r"batch\.weight.*B = 4.*\(1,\)"),
+        ({"weight": np.zeros((4, 4))}, r"batch\.weight must have shape \[4\], got \(4, 4\)"),
+    ],
+)
+def test_check_batch_names_the_entry_its_shape_and_the_shape_wanted(changes, message):
+    with pytest.raises(ValueError, match=message):
+        check_batch(good_batch(**changes))
+
+
+@pytest.mark.parametrize(
+    ("size", "fraction", "index"),
+    [
+        (6, 1.0, [0, 1, 2, 3, 4, 5]),
+        (6, 0.5, [0, 2, 4]),
+        (6, 1 / 3, [0, 3]),
+        (10, 0.4, [0, 2, 5, 7]),
+        (5, 0.01, [0]),
+        (1, 0.1, [0]),
+    ],
+)
+def test_every_nth_takes_evenly_spaced_samples_of_every_leaf(size, fraction, index):
+    x = jnp.arange(size)
+    taken = every_nth({"x": x, "y": jnp.stack([x, x], axis=1)}, size, fraction)
+    np.testing.assert_array_equal(taken["x"], index)
+    np.testing.assert_array_equal(taken["y"], np.stack([index, index], axis=1))
+
+
+def test_every_nth_is_right_for_large_batches():
+    size, fraction = 150_000, 0.3  # count * size does not fit in 32 bits
+    taken = np.asarray(every_nth(jnp.arange(size), size, fraction * 1.00001))
+    assert size % len(taken) != 0
+    np.testing.assert_array_equal(taken, np.arange(len(taken)) * size // len(taken))
+
+
+def test_mean_weights_sum_to_one_and_all_zero_stays_zero():
+    np.testing.assert_allclose(mean_weights(None, 4), np.full(4, 0.25))
+    np.testing.assert_allclose(mean_weights(jnp.array([1.0, 0.0, 3.0]), 3), [0.25, 0, 0.75])
+    np.testing.assert_allclose(mean_weights(jnp.array([True, False, True]), 3), [0.5, 0, 0.5])
+    np.testing.assert_array_equal(mean_weights(jnp.zeros(3), 3), np.zeros(3))
+
+
+def test_mean_weights_sum_to_one_over_a_mapped_axis():
+    weight = jnp.array([[1.0, 2.0], [0.0, 5.0]])
+    over_both = jax.vmap(lambda w: mean_weights(w, 2, "i"), axis_name="i")(weight)
+    np.testing.assert_allclose(over_both, weight / 8, rtol=1e-6)
+
+
+def test_weighted_sum_silences_a_nan_of_weight_zero_only():
+    x = jnp.array([1.0, jnp.nan, 3.0])
+    np.testing.assert_allclose(weighted_sum(x, jnp.array([0.5, 0.0, 0.5])), 2.0)
+    assert jnp.isnan(weighted_sum(x, jnp.array([0.5, 0.1, 0.4])))
+
+
+def test_gradient_of_weighted_sum_is_not_poisoned_by_a_factor_that_is_nan_at_weight_zero():
+    factor, weight = jnp.array([1.0, jnp.nan, 3.0]), jnp.array([0.5, 0.0, 0.5])
+    gradient = jax.grad(lambda x: weighted_sum(x * factor, weight))(jnp.ones(3))
+    np.testing.assert_allclose(np.asarray(gradient)[[0, 2]], [0.5, 1.5])
+    assert np.isfinite(weighted_sum(jnp.ones(3) * factor, weight))
+
+
+@pytest.mark.usefixtures("x64")
+def test_normalize_advantages_has_mean_zero_and_spread_one_over_the_valid_samples():
+    rng = np.random.default_rng(0)
+    advantage, weight = rng.normal(3, 5, size=8), rng.integers(0, 3, size=8).astype(float)
+    assert (weight == 0).any()
+    repeated = np.repeat(advantage, weight.astype(int))
+    expected = (advantage - repeated.mean()) / (repeated.std() + 1e-8)
+    np.testing.assert_allclose(normalize_advantages(advantage, mean_weights(weight, 8)), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, -7.3, 1e6, 1e-20])
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_constant_advantages_become_exactly_zero(value, size):
+    actual = normalize_advantages(jnp.full(size, value), mean_weights(None, size))
+    np.testing.assert_array_equal(actual, np.zeros(size))
+
+
+def test_small_but_real_differences_are_not_taken_for_a_constant():
+    actual = normalize_advantages(jnp.array([1.0, 1.001]), mean_weights(None, 2))
+    np.testing.assert_allclose(actual, [-1, 1], rtol=1e-3)

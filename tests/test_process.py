@@ -1,0 +1,74 @@
+"""What only a fresh process can show: import time, and that a large vmapped training ends."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+def python(code, timeout, **environment):
+    clean = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_PLATFORMS")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=timeout, env={**clean, **environment}
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_import_adds_less_than_three_tenths_of_a_second():
+    code = """
+import time, json
+import sys, jax, flax, optax
+known, before = set(sys.modules), time.process_time()
+import jtrpo
+print(json.dumps(time.process_time() - before))
+early = {"gymnax", "matplotlib", "tyro", "rich"} & (set(sys.modules) - known)
+assert not early, f"imported before they are needed: {early}"
+"""
+    assert min(json.loads(python(code, timeout=60)) for _ in range(3)) < 0.3
+
+
+def test_late_import_warns_where_the_deadlock_threatens():
+    code = """
+import warnings, jax, jaxlib, os
+jax.numpy.zeros(3)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    import jtrpo
+affected = tuple(map(int, jaxlib.__version__.split(".")[:2])) < (0, 11)
+assert any("too late" in str(w.message) for w in caught) == affected, caught
+"""
+    python(code, timeout=60)
+
+
+def test_the_users_own_xla_flags_are_kept():
+    code = "import jtrpo, os; print(os.environ['XLA_FLAGS'])"
+    assert "--xla_force_host_platform_device_count=2" in python(
+        code, timeout=60, XLA_FLAGS="--xla_force_host_platform_device_count=2"
+    )
+    mine = "--xla_cpu_enable_concurrency_optimized_scheduler=true"
+    assert python(code, timeout=60, XLA_FLAGS=mine).strip() == mine
+
+
+@pytest.mark.slow
+def test_twenty_seeds_with_evaluation_in_the_users_own_jit_end_and_solve_cartpole():
+    code = """
+import jax, jtrpo
+config = jtrpo.TrainConfig(env="CartPole-v1", total_timesteps=100_000, num_envs=64, num_steps=32)
+train, trainer = jtrpo.make_train(config), jtrpo.make_trainer(config)
+
+@jax.jit
+@jax.vmap
+def run(key):
+    result = train(key)
+    return trainer.evaluate(result.state, key, num_episodes=64).mean(), result.metrics.policy.kl.max()
+
+returns, kl = run(jax.random.split(jax.random.key(0), 20))
+print(returns.tolist() + [float(kl.max())])
+"""
+    *returns, kl = json.loads(python(code, timeout=420))
+    assert len(returns) == 20
+    assert sum(returns) / 20 >= 450, returns
+    assert kl <= 0.01

@@ -1,0 +1,75 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from jtrpo.tools.cli import main
+
+TINY = ["--total-timesteps", "600", "--num-envs", "4", "--num-steps", "64", "--hidden-sizes", "8"]
+
+
+def test_train_ends_with_the_summary_as_json_and_a_picture(tmp_path, capsys):
+    picture = tmp_path / "curve.png"
+    main(["train", "CartPole-v1", "--seed", "3", "--json", "--plot", str(picture), *TINY])
+    out, err = capsys.readouterr()
+    summary = json.loads(out.splitlines()[-1])
+    assert set(summary) == {
+        "env", "seed", "total_timesteps", "evaluation_return", "evaluation_std", "steps_per_second",
+        "compile_seconds", "run_seconds", "accepted_fraction", "max_kl_seen",
+    }  # fmt: skip
+    assert (summary["env"], summary["seed"], summary["total_timesteps"]) == ("CartPole-v1", 3, 768)
+    assert summary["evaluation_return"] >= 8
+    assert 0 < summary["max_kl_seen"] <= 0.01
+    assert "768 steps" in err
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_options_reach_the_settings(capsys):
+    main(["train", "CartPole-v1", "--json", "--max-kl", "0.0001", "--cg-iterations", "2", *TINY])
+    assert 0 < json.loads(capsys.readouterr().out)["max_kl_seen"] <= 0.0001
+
+
+def test_every_setting_is_an_option_with_help(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["train", "--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    for name in ("--total-timesteps", "--fisher-fraction", "--critic-epochs", "--max-kl", "--gae-lambda", "--seed"):
+        assert name in text
+    assert "trust region delta" in text
+
+
+def test_envs_lists_what_can_be_trained(capsys):
+    main(["envs"])
+    lines = capsys.readouterr().out.split()
+    assert "CartPole-v1" in lines
+    assert "Breakout-MinAtar" in lines
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["train", "CartPol-v1"], ["CartPol-v1", "did you mean CartPole-v1"]),
+        (["train", "CartPole-v1", "--max-kl", "-1"], ["max_kl", "above 0", "-1"]),
+        (["train", "CartPole-v1", "--num-envs", "0"], ["num_envs", "at least 1", "0"]),
+        (["train", "CartPole-v1", "--seed", "-1"], ["seed", "-1"]),
+        (["train", "CartPole-v1", "--plot", "/no/such/folder/x.png"], ["plot", "/no/such/folder"]),
+        (["train", "CartPole-v1", "--num-envs", "x"], ["num-envs", "x"]),
+        (["train"], ["ENV"]),
+        ([], ["train", "envs"]),
+    ],
+)
+def test_wrong_input_exits_with_2_and_a_message_without_traceback(arguments, words, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    text = "".join(capsys.readouterr())
+    assert all(word in text for word in words), text
+    assert "Traceback" not in text
+
+
+def test_the_module_runs_as_a_program():
+    done = subprocess.run([sys.executable, "-m", "jtrpo", "envs"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "Pendulum-v1" in done.stdout

@@ -1,0 +1,173 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jtrpo
+from tests import probes
+
+CONFIG = jtrpo.TrainConfig(env="CartPole-v1", total_timesteps=1500, num_envs=8, num_steps=32, hidden_sizes=(16,))
+
+
+@pytest.fixture(scope="module")
+def trainer():
+    return jtrpo.make_trainer(CONFIG)
+
+
+@pytest.fixture(scope="module")
+def step(trainer):
+    return jax.jit(trainer.step)
+
+
+@pytest.fixture(scope="module")
+def start(trainer):
+    return jax.jit(trainer.init)(jax.random.key(0))
+
+
+def assert_trees_equal(a, b):
+    for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b), strict=True):
+        if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+            x, y = jax.random.key_data(x), jax.random.key_data(y)
+        np.testing.assert_array_equal(x, y, err_msg=jax.tree_util.keystr(path))
+
+
+def test_budget_is_rounded_up_to_whole_updates_and_reported():
+    assert (CONFIG.batch_size, CONFIG.num_updates, CONFIG.actual_timesteps) == (256, 6, 1536)
+    result = jax.jit(jtrpo.make_train(CONFIG))(jax.random.key(0))
+    assert result.metrics.timesteps.tolist() == [256 * k for k in range(1, 7)]
+    assert int(result.state.update) == 6
+
+
+def test_a_step_keeps_every_type_and_compiles_once(step, start):
+    state, _ = step(start)
+    described = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype, getattr(x, "weak_type", False)), tree)  # noqa: E731
+    assert described(state) == described(start)
+    step(state)
+    assert step._cache_size() == 1
+
+
+def test_whole_training_is_the_steps_one_by_one(step, start):
+    state = start
+    for _ in range(CONFIG.num_updates):
+        state, _ = step(state)
+    whole = jax.jit(jtrpo.make_train(CONFIG))(jax.random.key(0))
+    for a, b in zip(jax.tree.leaves(state.policy_params), jax.tree.leaves(whole.state.policy_params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4)
+
+
+def test_same_key_same_bits_other_key_other_parameters(trainer, step, start):
+    once, again = step(start)[0], step(start)[0]
+    assert_trees_equal(once, again)
+    other = step(jax.jit(trainer.init)(jax.random.key(1)))[0]
+    assert not jnp.array_equal(jax.tree.leaves(once.policy_params)[0], jax.tree.leaves(other.policy_params)[0])
+
+
+def test_vmap_over_seeds_equals_one_by_one():
+    config = dataclasses.replace(CONFIG, total_timesteps=512)
+    train = jax.jit(jtrpo.make_train(config))
+    keys = jax.random.split(jax.random.key(3), 3)
+    together = jax.jit(jax.vmap(jtrpo.make_train(config)))(keys)
+    for index, key in enumerate(keys):
+        alone = train(key)
+        mine = jax.tree.map(lambda x, index=index: x[index], together)
+        np.testing.assert_array_equal(alone.metrics.timesteps, mine.metrics.timesteps)
+        np.testing.assert_allclose(alone.metrics.policy.kl, mine.metrics.policy.kl, rtol=1e-3)
+        for a, b in zip(
+            jax.tree.leaves(alone.state.policy_params), jax.tree.leaves(mine.state.policy_params), strict=True
+        ):
+            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_vmap_over_hyperparameters_bounds_each_kl_by_its_own_limit():
+    axes = jtrpo.Hyperparams(*[None] * len(jtrpo.Hyperparams._fields))._replace(max_kl=0)
+    numbers = jtrpo.Hyperparams(max_kl=jnp.array([1e-4, 1e-2, 5e-2]))
+    train = jax.jit(jax.vmap(jtrpo.make_train(CONFIG), in_axes=(None, axes)))
+    kl = train(jax.random.key(0), numbers).metrics.policy.kl
+    assert jnp.all(kl <= numbers.max_kl[:, None])
+    assert jnp.all(jnp.diff(kl.mean(axis=1)) > 0)
+
+
+def test_ratio_is_one_and_statistics_are_frozen_until_the_policy_step(step, start):
+    state, _ = step(start)  # statistics now differ from their start, and change again in the next step
+    following, metrics = step(state)
+    assert abs(float(metrics.policy.objective_before)) < 1e-5  # mean of ratio * normalised advantage
+    before, after = state.observation_statistics, following.observation_statistics
+    assert float(after.samples - before.samples) == CONFIG.batch_size
+    assert not jnp.array_equal(before.mean, after.mean)
+
+
+def test_evaluate_counts_whole_undiscounted_episodes(trainer, start):
+    returns = jax.jit(trainer.evaluate, static_argnums=2)(start, jax.random.key(5), 32)
+    assert returns.shape == (32,)
+    assert jnp.all((returns >= 8) & (returns <= 500))
+    assert jnp.all(returns == jnp.round(returns))
+
+
+def test_evaluate_stops_at_max_steps():
+    class Endless(probes.Probe):
+        def observe(self, key, state):
+            return jnp.zeros((1,))
+
+        def outcome(self, key, state, action):
+            return jnp.float32(2.0), jnp.bool_(False), jnp.bool_(False)
+
+    endless = jtrpo.TrainConfig(env=Endless(probes.DISCRETE), num_envs=4, num_steps=8, hidden_sizes=(4,))
+    trainer = jtrpo.make_trainer(endless)
+    returns = trainer.evaluate(trainer.init(jax.random.key(0)), jax.random.key(1), 3, max_steps=7)
+    assert returns.tolist() == [14.0, 14.0, 14.0]
+
+
+def test_no_episode_finished_gives_nan_means_and_no_harm():
+    config = dataclasses.replace(CONFIG, env="Pendulum-v1", num_steps=8)
+    trainer = jtrpo.make_trainer(config)
+    state, metrics = jax.jit(trainer.step)(trainer.init(jax.random.key(0)))
+    assert int(metrics.episode.finished) == 0
+    assert jnp.isnan(metrics.episode.return_mean)
+    assert all(bool(jnp.all(jnp.isfinite(x))) for x in jax.tree.leaves(state.policy_params))
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "words"),
+    [
+        ({"num_envs": 0}, ValueError, ["num_envs", "at least 1", "0"]),
+        ({"num_steps": 1.5}, TypeError, ["num_steps", "1.5"]),
+        ({"total_timesteps": "many"}, TypeError, ["total_timesteps", "many"]),
+        ({"fisher_fraction": 0.0}, ValueError, ["fisher_fraction", "above 0"]),
+        ({"activation": "step"}, ValueError, ["activation", "tanh", "step"]),
+        ({"hidden_sizes": (64, 0)}, ValueError, ["hidden_sizes", "0"]),
+        ({"hidden_sizes": 64}, TypeError, ["hidden_sizes", "(64, 64)"]),
+        ({"critic_minibatches": 7}, ValueError, ["critic_minibatches", "256", "7"]),
+        ({"normalize_observations": 1}, TypeError, ["normalize_observations", "1"]),
+        ({"env": "CartPol-v1"}, ValueError, ["CartPol-v1", "CartPole-v1"]),
+        ({"env": 3}, TypeError, ["env", "3"]),
+    ],
+)
+def test_bad_settings_are_refused_with_name_value_and_remedy(settings, error, words):
+    with pytest.raises(error) as caught:
+        dataclasses.replace(CONFIG, **settings)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "error"),
+    [
+        ({"max_kl": -0.01}, ValueError),
+        ({"gamma": 1.5}, ValueError),
+        ({"gae_lambda": float("nan")}, ValueError),
+        ({"backtrack_factor": 1.0}, ValueError),
+        ({"cg_damping": "big"}, TypeError),
+        ({"critic_learning_rate": float("inf")}, ValueError),
+        ({"entropy_coefficient": True}, TypeError),
+    ],
+)
+def test_bad_hyperparams_are_refused_when_built(numbers, error):
+    (name,) = numbers
+    with pytest.raises(error, match=name):
+        jtrpo.Hyperparams(**numbers)
+
+
+def test_bad_array_of_hyperparams_is_refused_before_training(trainer):
+    with pytest.raises(ValueError, match="max_kl"):
+        trainer.init(jax.random.key(0), jtrpo.Hyperparams(max_kl=jnp.array(0.0)))
