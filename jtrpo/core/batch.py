@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 
@@ -55,23 +56,31 @@ def every_nth(tree: Any, size: int, fraction: float) -> Any:
         return tree
     if size % count == 0:  # a plain strided slice, which XLA fuses where a gather would not be
         return jax.tree.map(lambda x: x[:: size // count], tree)
-    index = jnp.arange(count) * size // count
+    index = np.arange(count, dtype=np.int64) * size // count
     return jax.tree.map(lambda x: jnp.take(x, index, axis=0), tree)
 
 
 def mean_weights(weight: Float[Array, " B"] | None, size: int, axis_name: str | None = None) -> Float[Array, " B"]:
     """Weights that sum to one over the whole batch (and over ``axis_name``), so that a mean is a plain weighted sum.
 
-    All weights zero gives all zeros, and so every mean is zero.
+    All weights zero gives all zeros, and so every mean is zero; a weight that is not finite makes every mean NaN.
     """
     weight = jnp.ones((size,)) if weight is None else jnp.asarray(weight)
     total = sum_over(jnp.sum(weight), axis_name)
-    return jnp.where(total > 0, weight / jnp.where(total > 0, total, 1.0), 0.0)
+    return jnp.where(total == 0, 0.0, weight / jnp.where(total == 0, 1.0, total))
 
 
 def weighted_sum(x: Float[Array, " B"], weight: Float[Array, " B"]) -> Float[Array, ""]:
     """Local part of the mean: sum of ``weight * x`` in which a weight of zero silences even a NaN."""
-    return jnp.sum(jnp.where(weight > 0, weight * x, 0.0))
+    return jnp.sum(jnp.where(weight == 0, 0.0, weight * x))
+
+
+def silence(tree: Any, weight: Float[Array, " B"] | None) -> Any:
+    """Zero the entries of samples of weight zero, so that whatever stands there (NaN, say) reaches no derivative."""
+    if weight is None:
+        return tree
+    valid = jnp.asarray(weight) != 0
+    return jax.tree.map(lambda x: jnp.where(valid.reshape(-1, *[1] * (x.ndim - 1)), x, jnp.zeros_like(x)), tree)
 
 
 def sum_over(tree: Any, axis_name: str | None) -> Any:

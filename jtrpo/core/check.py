@@ -16,15 +16,20 @@ def check_number(
     above: float | None = None,
     at_most: float | None = None,
     below: float | None = None,
+    scalar: bool = False,
 ) -> None:
     """Raise unless ``value`` is a finite number (or an array of them) within bounds.
 
     Values that are known only at run time (tracers) pass: the caller must stay safe for them.
 
+    With ``scalar`` an array of several numbers is refused.
+
     Raises:
         TypeError: not a number.
         ValueError: not finite or out of bounds.
     """
+    if scalar and np.ndim(value) != 0:
+        raise ValueError(f"{name} must be one number, got an array of shape {np.shape(value)}; vmap over it instead")
     if isinstance(value, jax.core.Tracer):
         return
     bounds = {"at least": at_least, "above": above, "at most": at_most, "below": below}
@@ -68,3 +73,17 @@ def check_count(name: str, value: Any, *, at_least: int) -> None:
         )
     if value < at_least:
         raise ValueError(f"{name} must be a whole number of at least {at_least}; got {value}")
+
+
+def check_static(name: str, value: Any, kind: type) -> None:
+    """Raise ``TypeError`` unless ``value`` is a Python ``kind`` known before tracing.
+
+    Raises:
+        TypeError: a traced value, or one of another type.
+    """
+    if isinstance(value, jax.core.Tracer):
+        raise TypeError(
+            f"{name} must be static (a Python {kind.__name__}), since it decides what is computed; got {value}"
+        )
+    if kind is bool and not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False (static); got {value!r}")

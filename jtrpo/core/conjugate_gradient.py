@@ -71,12 +71,14 @@ def conjugate_gradient(
         p_curvature = tree_dot(p, product)
         good = (p_curvature > 0) & jnp.isfinite(p_curvature)
         alpha = jnp.where(good, rz / jnp.where(good, p_curvature, 1.0), 0.0)
+        product = jax.tree.map(lambda a: jnp.where(good, a, 0.0), product)  # 0 * NaN would reach the residual
         x = tree_axpy(alpha, p, x)
         r = tree_axpy(-alpha, product, r)
         z = precondition(r)
         new_rz = tree_dot(r, z)
         p = tree_axpy(new_rz / rz, p, z)
-        return x, r, p, new_rz, tree_dot(r, r), iterations + 1, curvature + alpha * rz, ~good
+        curvature = curvature + (alpha * rz).astype(curvature.dtype)
+        return x, r, p, new_rz, tree_dot(r, r), iterations + 1, curvature, ~good
 
     z = precondition(b)
     zero = jnp.zeros_like(b_squared)

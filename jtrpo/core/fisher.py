@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from jtrpo.core.batch import mean_weights, sum_over, weighted_sum
+from jtrpo.core.batch import mean_weights, silence, sum_over, weighted_sum
 from jtrpo.core.distributions import Distribution
 
 Policy = Callable[[PyTree, PyTree], Distribution]
@@ -108,10 +108,12 @@ def fisher_vector_product(
     Source: Schulman et al. 2015, https://arxiv.org/abs/1502.05477, appendix C.1. For repeated products at the same
     parameters, as in conjugate gradients, :func:`trpo_update` linearises once and reuses it.
     """
-    wanted, given = (jax.tree.map(jnp.shape, tree) for tree in (params, vector))
+    (wanted, given) = (
+        (jax.tree.structure(tree), [jnp.shape(leaf) for leaf in jax.tree.leaves(tree)]) for tree in (params, vector)
+    )
     if wanted != given:
         raise ValueError(f"vector must be a pytree shaped like params, {wanted}; got {given}")
-    linear = linearize_policy(policy, params, observation, axis_name)
+    linear = linearize_policy(policy, params, silence(observation, weight), axis_name)
     size = linear.distribution.entropy().shape[0]
     product = fisher_operator(linear, mean_weights(weight, size, axis_name), axis_name)(vector)
     return jax.tree.map(lambda f, v: f + damping * v, product, vector)

@@ -24,8 +24,13 @@ def surrogate(
         entropy_coefficient: in units of the (normalised) advantage per nat.
         axis_name: mapped axis over which the mean is taken as well.
 
+    Raises:
+        ValueError: ``batch.log_prob`` is missing.
+
     Source: Schulman et al. 2015, Trust Region Policy Optimization, https://arxiv.org/abs/1502.05477, equation 14.
     """
+    if batch.log_prob is None:
+        raise ValueError("batch.log_prob must hold log pi_old(action | observation); got None")
     weight = mean_weights(batch.weight, batch.advantage.shape[0], axis_name)
     return sum_over(local_surrogate(distribution, batch, weight, entropy_coefficient), axis_name)
 

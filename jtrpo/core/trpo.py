@@ -13,10 +13,11 @@ from jtrpo.core.batch import (
     every_nth,
     mean_weights,
     normalize_advantages,
+    silence,
     sum_over,
     weighted_sum,
 )
-from jtrpo.core.check import check_count, check_number
+from jtrpo.core.check import check_count, check_number, check_static
 from jtrpo.core.conjugate_gradient import conjugate_gradient, tree_dot
 from jtrpo.core.distributions import Distribution
 from jtrpo.core.fisher import Policy, check_distribution, fisher_operator, linearize_policy
@@ -113,21 +114,31 @@ def trpo_update(
     appendix C.
     """
     size = check_batch(batch)
-    check_number("max_kl", max_kl, above=0)
+    check_number("max_kl", max_kl, above=0, scalar=True)
     check_count("cg_iterations", cg_iterations, at_least=1)
-    check_number("cg_damping", cg_damping, at_least=0)
-    check_number("cg_tolerance", cg_tolerance, at_least=0)
-    check_number("backtrack_factor", backtrack_factor, above=0, below=1)
+    check_number("cg_damping", cg_damping, at_least=0, scalar=True)
+    check_number("cg_tolerance", cg_tolerance, at_least=0, scalar=True)
+    check_number("backtrack_factor", backtrack_factor, above=0, below=1, scalar=True)
     check_count("max_backtracks", max_backtracks, at_least=1)
-    check_number("entropy_coefficient", entropy_coefficient)
-    check_number("fisher_fraction", fisher_fraction, above=0, at_most=1)
+    check_number("entropy_coefficient", entropy_coefficient, scalar=True)
+    check_static("fisher_fraction", fisher_fraction, float)
+    check_number("fisher_fraction", fisher_fraction, above=0, at_most=1, scalar=True)
+    check_static("normalize_advantage", normalize_advantage, bool)
+    batch = silence(batch._replace(weight=None), batch.weight)._replace(weight=batch.weight)
 
     # The policy, linearised once: its distribution, and the Jacobian for the gradient and (on the whole batch) for F.
     linear = linearize_policy(policy, params, batch.observation, axis_name)
     old = linear.distribution
+    if old.entropy().shape != (size,):
+        raise ValueError(
+            f"policy must return a distribution over the batch axis alone, [B] = [{size}]; its entropy has shape "
+            f"{old.entropy().shape}"
+        )
     weight = mean_weights(batch.weight, size, axis_name)
     if batch.log_prob is None:
         batch = batch._replace(log_prob=old.log_prob(batch.action))
+    # A stored log_prob of +inf would pass as a ratio of zero, so the check is on the entries themselves.
+    broken = sum_over(jnp.sum(~jnp.isfinite(jnp.asarray(batch.log_prob))), axis_name) > 0
     if normalize_advantage:
         batch = batch._replace(advantage=normalize_advantages(batch.advantage, weight, axis_name))
 
@@ -157,7 +168,7 @@ def trpo_update(
     gradient_squared, step_squared = tree_dot(gradient, gradient), tree_dot(full_step, full_step)
     obstacle = jnp.select(
         [
-            ~(jnp.isfinite(objective) & jnp.isfinite(gradient_squared)),
+            broken | ~(jnp.isfinite(objective) & jnp.isfinite(gradient_squared)),
             gradient_squared == 0,
             ~((cg.curvature > 0) & jnp.isfinite(cg.curvature) & jnp.isfinite(step_squared)),
         ],
@@ -172,7 +183,8 @@ def trpo_update(
         local = local_surrogate(new, batch, weight, entropy_coefficient)
         sums = (local, weighted_sum(divergence, weight), weighted_sum(new.entropy(), weight))
         objective, kl, entropy = sum_over(sums, axis_name)
-        return Evaluation(objective, kl, _max_over(divergence, weight, axis_name), entropy)
+        measured = Evaluation(objective, kl, _max_over(divergence, weight, axis_name), entropy)
+        return jax.tree.map(lambda value, first: value.astype(first.dtype), measured, start)
 
     zero = jnp.zeros_like(objective)
     start = Evaluation(objective, zero, zero, sum_over(weighted_sum(old.entropy(), weight), axis_name))
@@ -208,5 +220,5 @@ def trpo_update(
 
 
 def _max_over(x: Float[Array, " B"], weight: Float[Array, " B"], axis_name: str | None) -> Float[Array, ""]:
-    largest = jnp.max(jnp.where(weight > 0, x, 0.0))
+    largest = jnp.max(jnp.where(weight == 0, 0.0, x))
     return largest if axis_name is None else jax.lax.pmax(largest, axis_name)

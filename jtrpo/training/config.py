@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 from jaxtyping import Array, Float
 
-from jtrpo.core.check import check_count, check_number
+from jtrpo.core.check import check_count, check_number, check_static
 from jtrpo.envs.protocol import Environment
 from jtrpo.envs.resolve import resolve
 from jtrpo.networks.mlp import ACTIVATIONS
@@ -26,7 +26,7 @@ class _HyperparamFields(NamedTuple):
     critic_learning_rate: Number = 3e-3
 
 
-_RANGES: dict[str, dict[str, float]] = {
+_RANGES: dict[str, dict[str, Any]] = {
     "max_kl": {"above": 0},
     "gamma": {"at_least": 0, "at_most": 1},
     "gae_lambda": {"at_least": 0, "at_most": 1},
@@ -134,8 +134,7 @@ class TrainConfig:
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"activation must be one of {', '.join(map(repr, ACTIVATIONS))}; got {self.activation!r}")
         for name in ("normalize_observations", "scale_rewards", "normalize_advantages"):
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"{name} must be True or False; got {getattr(self, name)!r}")
+            check_static(name, getattr(self, name), bool)
         check_number("fisher_fraction", self.fisher_fraction, above=0, at_most=1)
         if self.batch_size % self.critic_minibatches:
             raise ValueError(

@@ -1,0 +1,121 @@
+"""Distributions made of independent parts, whose log-probabilities, entropies and divergences add up."""
+
+from collections.abc import Callable
+from functools import reduce
+from operator import add
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+
+from jtrpo.core.distributions import Categorical, Distribution
+
+
+class MultiCategorical(NamedTuple):
+    """Independent categorical components, possibly of unequal sizes: the distribution of a MultiDiscrete action.
+
+    A logit of ``-inf`` masks its choice, as in :class:`Categorical`.
+
+    Attributes:
+        logits: one array ``[..., A_i]`` for each of the ``K`` components.
+    """
+
+    logits: tuple[Float[Array, "... A"], ...]
+
+    def sample(self, key: PRNGKeyArray) -> Int[Array, "... K"]:
+        """Draw a choice for each component; the key is consumed."""
+        keys = jax.random.split(key, len(self.logits))
+        return jnp.stack([part.sample(k) for part, k in zip(self._parts(), keys, strict=True)], axis=-1)
+
+    def log_prob(self, action: Int[Array, "... K"]) -> Float[Array, "..."]:
+        """Sum over components of log p_i[action_i], in nats."""
+        return reduce(add, (part.log_prob(action[..., i]) for i, part in enumerate(self._parts())))
+
+    def entropy(self) -> Float[Array, "..."]:
+        """Sum of the components' entropies, in nats."""
+        return reduce(add, (part.entropy() for part in self._parts()))
+
+    def mode(self) -> Int[Array, "... K"]:
+        """Return the most probable choice of each component."""
+        return jnp.stack([part.mode() for part in self._parts()], axis=-1)
+
+    def kl(self, other: "MultiCategorical") -> Float[Array, "..."]:
+        """KL(self || other): the sum of the components' divergences, in nats."""
+        return reduce(add, (p.kl(q) for p, q in zip(self._parts(), other._parts(), strict=True)))
+
+    def _parts(self) -> list[Categorical]:
+        return [Categorical(logits) for logits in self.logits]
+
+
+class Bernoulli(NamedTuple):
+    """Independent coins, p(1) = sigmoid(logits): the distribution of a MultiBinary action.
+
+    Attributes:
+        logits: log-odds of 1, ``[..., D]``; ``-inf`` masks the 1.
+    """
+
+    logits: Float[Array, "... D"]
+
+    def sample(self, key: PRNGKeyArray) -> Int[Array, "... D"]:
+        """Draw 0 or 1 for each coin; the key is consumed."""
+        return self._coins().sample(key)
+
+    def log_prob(self, action: Int[Array, "... D"]) -> Float[Array, "..."]:
+        """Sum over coins of log p(action_d), in nats."""
+        return jnp.sum(self._coins().log_prob(action), axis=-1)
+
+    def entropy(self) -> Float[Array, "..."]:
+        """Sum of the coins' entropies, in nats."""
+        return jnp.sum(self._coins().entropy(), axis=-1)
+
+    def mode(self) -> Int[Array, "... D"]:
+        """Return the more probable side of each coin."""
+        return (self.logits > 0).astype(jnp.int32)
+
+    def kl(self, other: "Bernoulli") -> Float[Array, "..."]:
+        """KL(self || other): the sum of the coins' divergences, in nats."""
+        return jnp.sum(self._coins().kl(other._coins()), axis=-1)
+
+    def _coins(self) -> Categorical:
+        return Categorical(jnp.stack([jnp.zeros_like(self.logits), self.logits], axis=-1))
+
+
+class Product(NamedTuple):
+    """Independent parts in a dictionary or tuple: the distribution of a Dict or Tuple action.
+
+    Attributes:
+        parts: dictionary or tuple (nested at will) of distributions; an action has the same structure.
+    """
+
+    parts: PyTree
+
+    def sample(self, key: PRNGKeyArray) -> PyTree:
+        """Draw an action for each part; the key is consumed."""
+        leaves, structure = jax.tree.flatten(self.parts, is_leaf=_is_part)
+        keys = jax.random.split(key, len(leaves))
+        return jax.tree.unflatten(structure, [part.sample(k) for part, k in zip(leaves, keys, strict=True)])
+
+    def log_prob(self, action: PyTree) -> Float[Array, "..."]:
+        """Sum of the parts' log-probabilities, in nats."""
+        return self._sum(lambda part, a: part.log_prob(a), action)
+
+    def entropy(self) -> Float[Array, "..."]:
+        """Sum of the parts' entropies, in nats."""
+        return self._sum(lambda part: part.entropy())
+
+    def mode(self) -> PyTree:
+        """Return the parts' modes."""
+        return jax.tree.map(lambda part: part.mode(), self.parts, is_leaf=_is_part)
+
+    def kl(self, other: "Product") -> Float[Array, "..."]:
+        """KL(self || other): the sum of the parts' divergences, in nats."""
+        return self._sum(lambda p, q: p.kl(q), other.parts)
+
+    def _sum(self, function: Callable[..., Array], *others: PyTree) -> Float[Array, "..."]:
+        terms = jax.tree.map(function, self.parts, *others, is_leaf=_is_part)
+        return reduce(add, jax.tree.leaves(terms))
+
+
+def _is_part(node: object) -> bool:
+    return isinstance(node, Distribution)

@@ -1,0 +1,111 @@
+"""The notebooks run from top to bottom, and were saved with their pictures and without machine-specific text."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+LARGEST = 600_000  # bytes: a notebook with eight small pictures as matplotlib writes them
+
+
+def read(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    return notebook
+
+
+def outputs(notebook):
+    return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+
+
+def streams(notebook, name):
+    return "".join(
+        output.text for output in outputs(notebook) if output.output_type == "stream" and output.name == name
+    )
+
+
+@pytest.fixture
+def kernel(tmp_path, monkeypatch):
+    """Name of a kernel that runs on this very Python and this checkout, whatever kernels are installed."""
+    name = "jtrpo-tests"
+    spec = tmp_path / "jupyter" / "kernels" / name / "kernel.json"
+    spec.parent.mkdir(parents=True)
+    argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    spec.write_text(json.dumps({"argv": argv, "display_name": name, "language": "python"}))
+    for variable, folder in (
+        ("JUPYTER_PATH", "jupyter"),
+        ("JUPYTER_CONFIG_DIR", "config"),
+        ("JUPYTER_RUNTIME_DIR", "runtime"),
+        ("IPYTHONDIR", "ipython"),
+    ):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        monkeypatch.setenv(variable, str(tmp_path / folder))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])))
+    monkeypatch.setenv("JTRPO_NOTEBOOK_SMALL", "1")
+    monkeypatch.delenv("MPLBACKEND", raising=False)  # so that the kernel draws into the notebook
+    return name
+
+
+def execute(notebook, kernel, folder):
+    NotebookClient(notebook, timeout=300, kernel_name=kernel, resources={"metadata": {"path": str(folder)}}).execute()
+    return notebook
+
+
+def check_outputs(notebook):
+    complaints = streams(notebook, "stderr")
+    assert "Warning" not in complaints, complaints
+    assert any("image/png" in output.get("data", {}) for output in outputs(notebook)), "no picture"
+
+
+def test_there_are_notebooks():
+    assert {path.stem for path in NOTEBOOKS} >= {"quickstart", "trust_region"}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_runs(path, kernel, tmp_path):
+    notebook = read(path)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = []
+    check_outputs(execute(notebook, kernel, tmp_path))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_saved_notebook_is_complete(path):
+    notebook = read(path)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1)), (
+        "run it from top to bottom, then save"
+    )
+    assert not [output for output in outputs(notebook) if output.output_type == "error"]
+    assert any(line.lstrip().startswith("assert ") for cell in code for line in cell.source.splitlines())
+    check_outputs(notebook)
+
+    assert path.stat().st_size < LARGEST
+    assert notebook.metadata.kernelspec.name == "python3"
+    for output in outputs(notebook):
+        output.get("data", {}).pop("image/png", None)  # base64 may spell anything
+    text = nbformat.writes(notebook)
+    assert not [word for word in ("/home/", "/tmp/", "/Users/", "/work/", "pip install") if word in text]
+
+
+@pytest.mark.parametrize(
+    ("source", "error", "message"),
+    [
+        ("assert 1 == 2, 'wrong result'", CellExecutionError, "wrong result"),
+        ("import warnings; warnings.warn('out of date')", AssertionError, "UserWarning: out of date"),
+        ("1 + 1", AssertionError, "no picture"),
+    ],
+    ids=["fails", "warns", "draws nothing"],
+)
+def test_a_bad_notebook_is_noticed(source, error, message, kernel, tmp_path):
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+    with pytest.raises(error, match=message):
+        check_outputs(execute(notebook, kernel, tmp_path))
