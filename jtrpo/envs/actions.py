@@ -18,4 +18,5 @@ def environment_action(space: spaces.Space, action: Array) -> Array:
     bounded = np.isfinite(low) & np.isfinite(high)
     middle = np.where(bounded, (np.where(bounded, high, 1) + np.where(bounded, low, -1)) / 2, 0)
     half_width = np.where(bounded, (np.where(bounded, high, 1) - np.where(bounded, low, -1)) / 2, 1)
-    return jnp.clip(middle + half_width * action, low, high).astype(space.dtype)
+    shift, scale, least, most = (jnp.broadcast_to(x, action.shape) for x in (middle, half_width, low, high))
+    return jnp.clip(shift + scale * action, least, most).astype(space.dtype)

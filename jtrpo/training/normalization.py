@@ -38,7 +38,7 @@ def update_statistics(statistics: RunningStatistics, samples: PyTree) -> Running
     added = jax.tree.leaves(rows)[0].shape[0]
     total = statistics.samples + added
     batch_mean = jax.tree.map(lambda x: jnp.mean(x, axis=0), rows)
-    batch_m2 = jax.tree.map(lambda x, mean: jnp.sum(jnp.square(x - mean), axis=0), rows, batch_mean)
+    batch_m2 = jax.tree.map(lambda x, mean: jnp.sum(jnp.square(x - mean[None]), axis=0), rows, batch_mean)
     difference = jax.tree.map(jnp.subtract, batch_mean, statistics.mean)
     mean = jax.tree.map(lambda m, d: m + d * (added / total), statistics.mean, difference)
     m2 = jax.tree.map(
@@ -61,8 +61,12 @@ def standard_deviation(statistics: RunningStatistics) -> PyTree:
 def normalize(statistics: RunningStatistics, x: PyTree, clip: float = 10.0) -> PyTree:
     """(x - mean) / std, clipped to [-clip, clip]; leading axes of ``x`` are the batch."""
     return jax.tree.map(
-        lambda mean, std, leaf: jnp.clip((leaf - mean) / std, -clip, clip),
+        lambda mean, std, leaf: jnp.clip((leaf - _over(mean, leaf)) / _over(std, leaf), -clip, clip),
         statistics.mean,
         standard_deviation(statistics),
         x,
     )
+
+
+def _over(component: Array, leaf: Array) -> Array:
+    return jnp.broadcast_to(component, jnp.shape(leaf))
