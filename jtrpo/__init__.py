@@ -6,11 +6,14 @@ _protect()
 
 from jtrpo.core.advantage import gae  # noqa: E402
 from jtrpo.core.batch import Batch  # noqa: E402
+from jtrpo.core.composite import Bernoulli, MultiCategorical, Product  # noqa: E402
 from jtrpo.core.conjugate_gradient import CGInfo, conjugate_gradient  # noqa: E402
 from jtrpo.core.distributions import Categorical, DiagGaussian, Distribution  # noqa: E402
 from jtrpo.core.fisher import fisher_vector_product  # noqa: E402
+from jtrpo.core.gsde import StateDependentNoise  # noqa: E402
 from jtrpo.core.line_search import UpdateStatus, line_search  # noqa: E402
 from jtrpo.core.objective import mean_kl, surrogate  # noqa: E402
+from jtrpo.core.squashed import TanhGaussian  # noqa: E402
 from jtrpo.core.trpo import TRPOInfo, trpo_update  # noqa: E402
 from jtrpo.envs.protocol import Environment, EnvStep  # noqa: E402
 from jtrpo.training.agent import Agent, make_agent  # noqa: E402
@@ -22,6 +25,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Agent",
     "Batch",
+    "Bernoulli",
     "CGInfo",
     "Categorical",
     "DiagGaussian",
@@ -30,7 +34,11 @@ __all__ = [
     "Environment",
     "Hyperparams",
     "Metrics",
+    "MultiCategorical",
+    "Product",
+    "StateDependentNoise",
     "TRPOInfo",
+    "TanhGaussian",
     "TrainConfig",
     "TrainResult",
     "TrainState",

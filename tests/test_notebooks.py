@@ -68,6 +68,7 @@ def test_there_are_notebooks():
     assert {path.stem for path in NOTEBOOKS} >= {"quickstart", "trust_region"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_runs(path, kernel, tmp_path):
     notebook = read(path)
@@ -77,6 +78,7 @@ def test_notebook_runs(path, kernel, tmp_path):
     check_outputs(execute(notebook, kernel, tmp_path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_saved_notebook_is_complete(path):
     notebook = read(path)

@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from jtrpo.core.check import check_number
+
 
 def gae(
     reward: Float[Array, "T ..."],
@@ -34,7 +36,7 @@ def gae(
         ``(advantage, value_target)``, each ``[T, ...]``, in units of (discounted) return.
 
     Raises:
-        ValueError: the arrays differ in shape.
+        ValueError: the arrays differ in shape, or gamma or lambda is out of range.
 
     Source: Schulman et al. 2016, High-Dimensional Continuous Control Using Generalized Advantage Estimation,
     https://arxiv.org/abs/1506.02438, equation 16; Pardo et al. 2018, https://arxiv.org/abs/1712.00378, for time limits.
@@ -43,6 +45,9 @@ def gae(
     for name, array in named.items():
         if jnp.shape(array) != jnp.shape(reward):
             raise ValueError(f"{name} must have the shape of reward, {jnp.shape(reward)}; got {jnp.shape(array)}")
+
+    check_number("gamma", gamma, at_least=0, at_most=1, scalar=True)
+    check_number("gae_lambda", gae_lambda, at_least=0, at_most=1, scalar=True)
 
     terminated, truncated = jnp.asarray(terminated, bool), jnp.asarray(truncated, bool)
     delta = reward + gamma * jnp.where(terminated, 0.0, next_value) - value

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import reduce
 from operator import add
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -117,5 +117,5 @@ class Product(NamedTuple):
         return reduce(add, jax.tree.leaves(terms))
 
 
-def _is_part(node: object) -> bool:
+def _is_part(node: Any) -> bool:
     return isinstance(node, Distribution)

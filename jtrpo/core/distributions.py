@@ -99,9 +99,9 @@ class DiagGaussian(NamedTuple):
         """Log-density -sum(z^2 / 2 + log std + log(2 pi) / 2) with z = (action - mean) / std, in nats.
 
         Raises:
-            ValueError: the action has another rank than the mean.
+            ValueError: the action has another rank or another size than the mean.
         """
-        if jnp.ndim(action) != jnp.ndim(self.mean):
+        if jnp.ndim(action) != jnp.ndim(self.mean) or jnp.shape(action)[-1:] != self.mean.shape[-1:]:
             raise ValueError(f"action must have the mean's shape, {self.mean.shape}; got {jnp.shape(action)}")
         z = (action - self.mean) * jnp.exp(-self._log_std())
         return -jnp.sum(0.5 * jnp.square(z) + self._log_std() + _HALF_LOG_TWO_PI, axis=-1)

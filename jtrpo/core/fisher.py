@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from jtrpo.core.batch import mean_weights, silence, sum_over, weighted_sum
+from jtrpo.core.check import check_number
 from jtrpo.core.distributions import Distribution
 
 Policy = Callable[[PyTree, PyTree], Distribution]
@@ -108,6 +109,7 @@ def fisher_vector_product(
     Source: Schulman et al. 2015, https://arxiv.org/abs/1502.05477, appendix C.1. For repeated products at the same
     parameters, as in conjugate gradients, :func:`trpo_update` linearises once and reuses it.
     """
+    check_number("damping", damping, at_least=0, scalar=True)
     (wanted, given) = (
         (jax.tree.structure(tree), [jnp.shape(leaf) for leaf in jax.tree.leaves(tree)]) for tree in (params, vector)
     )

@@ -30,8 +30,8 @@ class StateDependentNoise(NamedTuple):
 
     def sample(self, key: PRNGKeyArray) -> Float[Array, "... D"]:
         """Draw mean + features @ W; the key is consumed, unless the same matrix is wanted again."""
-        scale = jnp.exp(self.log_scale)
-        matrix = scale * jax.random.normal(key, (*self.mean.shape[:-1], *scale.shape), self.mean.dtype)
+        shape = (*self.mean.shape[:-1], *self.log_scale.shape)
+        matrix = jnp.broadcast_to(jnp.exp(self.log_scale), shape) * jax.random.normal(key, shape, self.mean.dtype)
         return self.mean + jnp.einsum("...h,...hd->...d", self.features, matrix)
 
     def log_prob(self, action: Float[Array, "... D"]) -> Float[Array, "..."]:

@@ -35,7 +35,7 @@ class TanhGaussian(NamedTuple):
 
     def entropy(self) -> Float[Array, "..."]:
         """Entropy of the Gaussian plus E[sum log(1 - tanh(u)^2)], by Gauss-Hermite quadrature, in nats."""
-        std = jnp.exp(self.log_std)
+        std = jnp.exp(jnp.broadcast_to(self.log_std, self.mean.shape))
         terms = (w * _log_slope(self.mean + std * x) for x, w in zip(_NODES, _WEIGHTS, strict=True))
         return self._base().entropy() + jnp.sum(sum(terms) / _TOTAL, axis=-1)
 

@@ -3,17 +3,27 @@
 import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 
-def environment_action(space: spaces.Space, action: Array) -> Array:
-    """Map a policy's action into the action space.
+def environment_action(space: spaces.Space, action: PyTree) -> PyTree:
+    """Map a policy's action into the action space; leading axes are the batch.
 
     A Box with finite bounds: [-1, 1] is stretched to [low, high], then clipped. A Box with an infinite bound: clipped.
-    The policy's log-probability stays that of the action before this map. Discrete actions pass.
+    The policy's log-probability stays that of the action before this map. Discrete choices are counted from the space's
+    own start. A Dict or Tuple: each part by its own space.
     """
-    if not isinstance(space, spaces.Box):
-        return action
+    if isinstance(space, spaces.Dict):
+        return {name: environment_action(child, action[name]) for name, child in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(environment_action(child, a) for child, a in zip(space.spaces, action, strict=True))
+    if isinstance(space, spaces.Discrete):
+        return action + int(space.start) if space.start else action
+    return _box_action(space, action) if isinstance(space, spaces.Box) else action
+
+
+def _box_action(space: spaces.Box, action: Array) -> Array:
+    action = jnp.reshape(action, (*action.shape[:-1], *space.shape))
     low, high = np.asarray(space.low), np.asarray(space.high)
     bounded = np.isfinite(low) & np.isfinite(high)
     middle = np.where(bounded, (np.where(bounded, high, 1) + np.where(bounded, low, -1)) / 2, 0)

@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from typing import NamedTuple, Protocol, cast
 
-from gymnasium import spaces
+import jax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from jtrpo.core.distributions import Distribution
 from jtrpo.core.fisher import Policy
-from jtrpo.networks.mlp import ACTIVATIONS, MLPCritic, MLPPolicy
+from jtrpo.networks.actor_critic import CriticNetwork, PolicyNetwork
+from jtrpo.networks.torso import ACTIVATIONS, numeric
 from jtrpo.training.config import TrainConfig
 from jtrpo.training.critic import Critic
 from jtrpo.training.normalization import RunningStatistics, normalize
@@ -54,14 +55,24 @@ def make_agent(config: TrainConfig) -> Agent:
         config: static settings.
     """
     environment, activation = config.environment, ACTIVATIONS[config.activation]
-    policy_module = MLPPolicy(environment.observation_space, environment.action_space, config.hidden_sizes, activation)
-    critic_module = MLPCritic(environment.observation_space, config.hidden_sizes, activation)
+    space = environment.observation_space
+    policy_module = PolicyNetwork(
+        space,
+        environment.action_space,
+        config.hidden_sizes,
+        activation,
+        config.box_distribution,
+        config.initial_log_std,
+    )
+    critic_module = CriticNetwork(space, config.hidden_sizes, activation)
+    centred = numeric(space)
     policy_network, critic_network = cast(Policy, policy_module.apply), cast(Critic, critic_module.apply)
 
     def see(state: Learned, observation: PyTree) -> PyTree:
-        if not (config.normalize_observations and isinstance(environment.observation_space, spaces.Box)):
-            return observation  # categories are not numbers to centre
-        return normalize(state.observation_statistics, observation)
+        if not config.normalize_observations:
+            return observation
+        normalized = normalize(state.observation_statistics, observation)
+        return jax.tree.map(lambda use, new, old: new if use else old, centred, normalized, observation)
 
     return Agent(
         policy=lambda state, observation: policy_network(state.policy_params, see(state, observation)),

@@ -10,7 +10,8 @@ from jaxtyping import Array, Float
 from jtrpo.core.check import check_count, check_number, check_static
 from jtrpo.envs.protocol import Environment
 from jtrpo.envs.resolve import resolve
-from jtrpo.networks.mlp import ACTIVATIONS
+from jtrpo.networks.heads import BOX_DISTRIBUTIONS, check_action_space
+from jtrpo.networks.torso import ACTIVATIONS, check_observation_space
 
 Number = float | Float[Array, "..."]
 
@@ -92,7 +93,11 @@ class TrainConfig:
         num_steps: steps of each environment per update; the batch is ``num_envs * num_steps``.
         hidden_sizes: width of each hidden layer of the policy and of the critic.
         activation: ``"tanh"``, ``"relu"``, ``"elu"``, ``"gelu"`` or ``"silu"``.
-        normalize_observations: feed the networks (observation - mean) / std by running statistics.
+        box_distribution: policy over a Box: ``"gaussian"``, ``"state_dependent_gaussian"`` (log_std depends on the state),
+            ``"tanh_gaussian"`` (squashed into the bounds) or ``"gsde"`` (state-dependent exploration).
+        initial_log_std: of the Gaussian at the start; bounded actions are in units of half their range.
+        gsde_interval: steps for which ``"gsde"`` holds its noise matrix.
+        normalize_observations: feed the networks (observation - mean) / std by running statistics (images excepted).
         scale_rewards: divide rewards by the running standard deviation of the discounted return.
         normalize_advantages: centre and scale the advantages of each batch.
         cg_iterations: most Fisher-vector products per update.
@@ -112,6 +117,9 @@ class TrainConfig:
     num_steps: int = 32
     hidden_sizes: tuple[int, ...] = (64, 64)
     activation: str = "tanh"
+    box_distribution: str = "gaussian"
+    initial_log_std: float = 0.0
+    gsde_interval: int = 4
     normalize_observations: bool = True
     scale_rewards: bool = True
     normalize_advantages: bool = True
@@ -133,6 +141,11 @@ class TrainConfig:
             check_count("hidden_sizes", size, at_least=1)
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"activation must be one of {', '.join(map(repr, ACTIVATIONS))}; got {self.activation!r}")
+        if self.box_distribution not in BOX_DISTRIBUTIONS:
+            names = ", ".join(map(repr, BOX_DISTRIBUTIONS))
+            raise ValueError(f"box_distribution must be one of {names}; got {self.box_distribution!r}")
+        check_number("initial_log_std", self.initial_log_std)
+        check_count("gsde_interval", self.gsde_interval, at_least=1)
         for name in ("normalize_observations", "scale_rewards", "normalize_advantages"):
             check_static(name, getattr(self, name), bool)
         check_number("fisher_fraction", self.fisher_fraction, above=0, at_most=1)
@@ -141,7 +154,8 @@ class TrainConfig:
                 f"critic_minibatches must divide the batch num_envs * num_steps = {self.num_envs} * {self.num_steps} = "
                 f"{self.batch_size}; got {self.critic_minibatches}"
             )
-        _ = self.environment
+        check_observation_space(self.environment.observation_space)
+        check_action_space(self.environment.action_space, self.environment.observation_space)
 
     @cached_property
     def environment(self) -> Environment:

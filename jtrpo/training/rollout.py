@@ -79,17 +79,33 @@ def reset(environment: Environment, key: PRNGKeyArray, num_envs: int) -> Rollout
 
 
 def collect(
-    environment: Environment, actor: Actor, start: RolloutState, key: PRNGKeyArray, num_steps: int
+    environment: Environment,
+    actor: Actor,
+    start: RolloutState,
+    key: PRNGKeyArray,
+    num_steps: int,
+    hold_noise: int = 1,
 ) -> tuple[RolloutState, Trajectory, EpisodeSummary]:
     """Run the policy for ``num_steps`` in every environment; the key is consumed.
 
     Episode statistics are reduced on the way: memory grows with the batch, never with the number of episodes.
+
+    Args:
+        environment: what to act in.
+        actor: the policy.
+        start: where the environments stand.
+        key: consumed.
+        num_steps: steps in each environment.
+        hold_noise: steps for which the key that samples actions is held; more than one only makes sense for a distribution
+            whose noise depends on the state as well, such as :class:`StateDependentNoise`.
     """
     num_envs = start.episode_length.shape[0]
 
-    def step(carry: tuple[RolloutState, Any], key: PRNGKeyArray) -> tuple[tuple[RolloutState, Any], Trajectory]:
+    def step(
+        carry: tuple[RolloutState, Any], keys: tuple[PRNGKeyArray, PRNGKeyArray]
+    ) -> tuple[tuple[RolloutState, Any], Trajectory]:
         state, totals = carry
-        action_key, env_key = jax.random.split(key)
+        action_key, env_key = keys
         distribution = actor(state.observation)
         action = distribution.sample(action_key)
         log_prob = distribution.log_prob(action)
@@ -121,7 +137,10 @@ def collect(
 
     nothing = jnp.zeros((num_envs,))
     totals = (nothing.astype(jnp.int32), nothing, nothing + jnp.inf, nothing - jnp.inf, nothing.astype(jnp.int32))
-    (end, totals), trajectory = jax.lax.scan(step, (start, totals), jax.random.split(key, num_steps))
+    action_key, env_key = jax.random.split(key)
+    action_keys = jax.random.split(action_key, -(-num_steps // hold_noise))
+    keys = (jnp.repeat(action_keys, hold_noise)[:num_steps], jax.random.split(env_key, num_steps))
+    (end, totals), trajectory = jax.lax.scan(step, (start, totals), keys)
     return end, trajectory, _summarize(totals)
 
 

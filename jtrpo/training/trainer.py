@@ -115,6 +115,7 @@ def make_trainer(config: TrainConfig) -> Trainer:
     environment = config.environment
     max_episode_steps = getattr(environment, "max_episode_steps", None)
     agent = make_agent(config)
+    hold_noise = config.gsde_interval if config.box_distribution == "gsde" else 1
 
     def init(key: PRNGKeyArray, hyperparams: Hyperparams = Hyperparams()) -> TrainState:
         hyperparams = as_arrays(hyperparams.check())
@@ -153,7 +154,7 @@ def make_trainer(config: TrainConfig) -> Trainer:
     def collect_trajectories(state: TrainState, key: PRNGKeyArray) -> tuple[TrainState, Trajectory, EpisodeSummary]:
         collect_key, stagger_key = jax.random.split(key)
         env_state, trajectory, episodes = collect(
-            environment, partial(agent.policy, state), state.env_state, collect_key, config.num_steps
+            environment, partial(agent.policy, state), state.env_state, collect_key, config.num_steps, hold_noise
         )
         if max_episode_steps is not None and config.num_steps < max_episode_steps:
             env_state, trajectory = stagger(

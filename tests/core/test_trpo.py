@@ -462,9 +462,7 @@ def test_no_positive_curvature_changes_nothing(problem32):
 
 def test_masked_actions_stay_impossible_and_do_not_poison_the_update():
     params, batch = map(as_float32, make_problem("categorical"))
-    legal = jnp.arange(ACTIONS)[None] != jnp.asarray(batch.action)[:, None]
-    legal = jnp.roll(legal, 1, axis=1).at[jnp.arange(len(batch.action)), batch.action].set(True)
-    assert not np.all(legal)
+    legal = np.arange(ACTIONS)[None] != (np.asarray(batch.action)[:, None] + 1) % ACTIONS
 
     def policy(params, observation):
         return Categorical(jnp.where(observation["legal"], mlp(params, observation["x"]), -jnp.inf))
@@ -473,8 +471,9 @@ def test_masked_actions_stay_impossible_and_do_not_poison_the_update():
     new, info = update(policy, params, masked)
     assert info.accepted
     assert np.all(np.isfinite(jax.tree.leaves(info)))
-    p = jnp.exp(jax.vmap(policy(new, masked.observation).log_prob, out_axes=1)(jnp.indices((ACTIONS, 12))[0]))
-    assert np.all(np.asarray(p)[~np.asarray(legal)] == 0)
+    log_prob = jax.jit(lambda action: policy(new, masked.observation).log_prob(action))
+    p = np.exp(np.stack([log_prob(np.full(12, action)) for action in range(ACTIONS)], axis=1))
+    assert np.all(p[~legal] == 0)
     np.testing.assert_allclose(p.sum(1), 1, rtol=1e-5)
 
 
@@ -490,6 +489,7 @@ def test_objective_before_is_zero_with_the_policys_own_log_probabilities_and_non
     assert abs(stored_info.objective_before) > 1e-3
 
 
+@gaussian_only
 def test_padding_changes_nothing(problem64):
     policy, params, batch = problem64
     padding = batch.weight == 0
@@ -503,6 +503,7 @@ def test_padding_changes_nothing(problem64):
     assert_close(update(policy, params, junk), expected, 1e-8)
 
 
+@categorical_only
 def test_means_over_a_mapped_axis_equal_those_of_the_whole_batch(problem64):
     policy, params, batch = problem64
     halves = jax.tree.map(lambda x: x.reshape(2, 6, *x.shape[1:]), batch)
@@ -552,7 +553,7 @@ print("equal")
 def test_two_devices_under_shard_map_give_the_result_of_one():
     root = Path(__file__).parents[2]
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"PYTHONPATH": str(root)}
-    run = subprocess.run([sys.executable, "-c", SHARDED], env=environment, capture_output=True, text=True, timeout=120)
+    run = subprocess.run([sys.executable, "-c", SHARDED], env=environment, capture_output=True, text=True, timeout=300)
     assert run.stdout.endswith("equal\n"), run.stderr
 
 
@@ -575,6 +576,7 @@ def test_a_second_call_compiles_nothing(problem32):
     assert not np.array_equal(again["w1"], new["w1"])
 
 
+@gaussian_only
 def test_a_mapped_update_equals_a_loop(problem64):
     policy, params, batch = problem64
     settings = {
@@ -623,7 +625,7 @@ def test_a_flax_nnx_policy_improves():
 
 
 @gaussian_only
-@pytest.mark.parametrize("case", ["float32 batch", "float64 batch", "no weights", "float64 settings"])
+@pytest.mark.parametrize("case", ["float64 batch", "float64 settings", "no weights"])
 def test_float32_parameters_stay_float32_under_x64(problem32, x64, case):
     policy, params, batch = problem32
     _, wide = make_problem("gaussian")

@@ -1,17 +1,16 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from gymnasium import spaces
 
 from jtrpo import Categorical, DiagGaussian
-from jtrpo.networks.mlp import MLPCritic, MLPPolicy
+from jtrpo.networks.actor_critic import CriticNetwork, PolicyNetwork
 
 BOX = spaces.Box(-1.0, 1.0, (3,), np.float32)
 
 
 def test_policy_fits_the_action_space_and_starts_near_uniform():
-    network = MLPPolicy(BOX, spaces.Discrete(4))
+    network = PolicyNetwork(BOX, spaces.Discrete(4))
     params = network.init(jax.random.key(0), jnp.zeros((3,)))
     distribution = network.apply(params, jax.random.normal(jax.random.key(1), (2, 5, 3)))
     assert isinstance(distribution, Categorical)
@@ -20,9 +19,9 @@ def test_policy_fits_the_action_space_and_starts_near_uniform():
 
 
 def test_gaussian_log_std_is_one_parameter_of_the_action_not_of_the_state():
-    network = MLPPolicy(BOX, spaces.Box(-1.0, 1.0, (2,)), initial_log_std=-0.5)
+    network = PolicyNetwork(BOX, spaces.Box(-1.0, 1.0, (2,)), initial_log_std=-0.5)
     params = network.init(jax.random.key(0), jnp.zeros((3,)))
-    assert params["params"]["log_std"].shape == (2,)
+    assert params["params"]["Head_0"]["log_std"].shape == (2,)
     distribution = network.apply(params, jax.random.normal(jax.random.key(1), (7, 3)))
     assert isinstance(distribution, DiagGaussian)
     np.testing.assert_array_equal(distribution.log_std, np.full((7, 2), -0.5, np.float32))
@@ -30,19 +29,13 @@ def test_gaussian_log_std_is_one_parameter_of_the_action_not_of_the_state():
 
 
 def test_hidden_weights_are_orthogonal_with_gain_root_two():
-    params = MLPCritic(BOX, hidden_sizes=(8, 8)).init(jax.random.key(0), jnp.zeros((3,)))
-    kernel = params["params"]["MLP_0"]["Dense_1"]["kernel"]
+    params = CriticNetwork(BOX, hidden_sizes=(8, 8)).init(jax.random.key(0), jnp.zeros((3,)))
+    kernel = params["params"]["Torso_0"]["MLP_0"]["Dense_1"]["kernel"]
     np.testing.assert_allclose(kernel.T @ kernel, 2 * np.eye(8), atol=1e-5)
 
 
 def test_discrete_observations_are_one_hot():
-    network = MLPCritic(spaces.Discrete(5), hidden_sizes=())
+    network = CriticNetwork(spaces.Discrete(5), hidden_sizes=())
     params = network.init(jax.random.key(0), jnp.int32(0))
     values = network.apply(params, jnp.arange(5))
     np.testing.assert_allclose(values, params["params"]["Dense_0"]["kernel"][:, 0], rtol=1e-6)
-
-
-@pytest.mark.parametrize("space", [spaces.Text(3), spaces.Box(0, 1, (2, 2))])
-def test_an_unsupported_action_space_is_named(space):
-    with pytest.raises(TypeError, match="action space"):
-        MLPPolicy(BOX, space).init(jax.random.key(0), jnp.zeros((3,)))

@@ -1,0 +1,140 @@
+"""From an observation to features: encoders chosen by the observation space, then dense layers."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from gymnasium import spaces
+from jaxtyping import Array, Bool, Float, PyTree
+
+ACTION_MASK = "action_mask"
+"""Key under which a dictionary observation carries the mask of legal actions."""
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "tanh": jnp.tanh,
+    "relu": jax.nn.relu,
+    "elu": jax.nn.elu,
+    "gelu": jax.nn.gelu,
+    "silu": jax.nn.silu,
+}
+"""Activations by the names that settings use."""
+
+
+def is_image(space: spaces.Space) -> bool:
+    """Whether a space holds images ``[H, W, C]`` large enough to convolve."""
+    return isinstance(space, spaces.Box) and len(space.shape) == 3 and min(space.shape[:2]) >= 3
+
+
+def action_mask(space: spaces.Space, observation: PyTree) -> PyTree | None:
+    """Return the mask of legal actions that the environment gives with the observation, or None."""
+    return observation[ACTION_MASK] if isinstance(space, spaces.Dict) and ACTION_MASK in space.spaces else None
+
+
+def numeric(space: spaces.Space) -> PyTree:
+    """Pytree like an observation that tells which leaves are measurements to centre and scale: boxes other than images."""
+    if isinstance(space, spaces.Dict):
+        return {
+            name: jax.tree.map(lambda _: False, numeric(child)) if name == ACTION_MASK else numeric(child)
+            for name, child in space.spaces.items()
+        }
+    if isinstance(space, spaces.Tuple):
+        return tuple(numeric(child) for child in space.spaces)
+    return isinstance(space, spaces.Box) and not is_image(space)
+
+
+def check_observation_space(space: spaces.Space) -> None:
+    """Raise ``TypeError`` where no network fits the space.
+
+    Raises:
+        TypeError: a space that is not a Box, Discrete, MultiDiscrete, MultiBinary, or a Dict or Tuple of them.
+    """
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        children = space.spaces.values() if isinstance(space, spaces.Dict) else space.spaces
+        for child in children:
+            check_observation_space(child)
+    elif not isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
+        raise TypeError(
+            f"observation space {space} is not supported; give Box, Discrete, MultiDiscrete, MultiBinary, or a Dict or Tuple "
+            "of them"
+        )
+
+
+class CNN(nn.Module):
+    """Convolutions of 3x3, stride 2 while the image is larger than 16 pixels, flattened.
+
+    Attributes:
+        features: channels of each layer.
+    """
+
+    features: tuple[int, ...] = (16, 32)
+
+    @nn.compact
+    def __call__(self, image: Float[Array, "... H W C"]) -> Float[Array, "... F"]:
+        for channels in self.features:
+            stride = 2 if min(image.shape[-3:-1]) > 16 else 1
+            image = nn.relu(nn.Conv(channels, (3, 3), stride, "VALID", kernel_init=_orthogonal(2**0.5))(image))
+        return jnp.reshape(image, (*image.shape[:-3], -1))
+
+
+class MLP(nn.Module):
+    """Dense layers with an activation after each, orthogonal weights of gain sqrt(2), zero biases.
+
+    Attributes:
+        hidden_sizes: width of each layer.
+        activation: applied after each layer.
+    """
+
+    hidden_sizes: tuple[int, ...] = (64, 64)
+    activation: Callable[[Array], Array] = jnp.tanh
+
+    @nn.compact
+    def __call__(self, features: Float[Array, "... F"]) -> Float[Array, "... H"]:
+        for size in self.hidden_sizes:
+            features = self.activation(nn.Dense(size, kernel_init=_orthogonal(2**0.5))(features))
+        return features
+
+
+class Torso(nn.Module):
+    """Features of an observation: images are convolved, categories one-hot, the rest flat; joined, then an MLP.
+
+    Attributes:
+        observation_space: what :func:`check_observation_space` admits.
+        hidden_sizes: width of each hidden layer.
+        activation: applied after each hidden layer.
+    """
+
+    observation_space: spaces.Space
+    hidden_sizes: tuple[int, ...] = (64, 64)
+    activation: Callable[[Array], Array] = jnp.tanh
+
+    @nn.compact
+    def __call__(self, observation: PyTree) -> Float[Array, "... H"]:
+        features = jnp.concatenate(self._encode(self.observation_space, observation), axis=-1)
+        return MLP(self.hidden_sizes, self.activation)(features)
+
+    def _encode(self, space: spaces.Space, observation: PyTree) -> list[Float[Array, "... F"]]:
+        if isinstance(space, spaces.Dict):
+            children = [(child, observation[name]) for name, child in space.spaces.items() if name != ACTION_MASK]
+            return [features for pair in children for features in self._encode(*pair)]
+        if isinstance(space, spaces.Tuple):
+            parts = zip(space.spaces, observation, strict=True)
+            return [features for pair in parts for features in self._encode(*pair)]
+        if isinstance(space, spaces.Discrete):
+            return [jax.nn.one_hot(observation - int(space.start), int(space.n))]
+        if isinstance(space, spaces.MultiDiscrete):
+            return [jax.nn.one_hot(observation[..., i], int(n)) for i, n in enumerate(space.nvec)]
+        values = jnp.asarray(observation, float)
+        if is_image(space):
+            return [CNN()(values / 255.0 if space.dtype == np.uint8 else values)]
+        return [jnp.reshape(values, (*values.shape[: values.ndim - len(space.shape or ())], -1))]
+
+
+def mask_logits(logits: Float[Array, "... A"], mask: Bool[Array, "... A"] | None) -> Float[Array, "... A"]:
+    """Give illegal actions the logit -inf: probability exactly zero."""
+    return logits if mask is None else jnp.where(jnp.asarray(mask, bool), logits, -jnp.inf)
+
+
+def _orthogonal(gain: float) -> Callable:
+    return nn.initializers.orthogonal(gain)
