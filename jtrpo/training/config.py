@@ -17,14 +17,14 @@ Number = float | Float[Array, "..."]
 
 
 class _HyperparamFields(NamedTuple):
-    max_kl: Number = 0.01
+    max_kl: Number = 0.005
     gamma: Number = 0.99
     gae_lambda: Number = 0.95
     cg_damping: Number = 0.1
     cg_tolerance: Number = 1e-5
     backtrack_factor: Number = 0.8
     entropy_coefficient: Number = 0.0
-    critic_learning_rate: Number = 3e-3
+    critic_learning_rate: Number = 1e-3
 
 
 _RANGES: dict[str, dict[str, Any]] = {

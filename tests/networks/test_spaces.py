@@ -23,6 +23,9 @@ class Rewarding(probes.ObservedReward):
         return reward, jnp.bool_(True), jnp.bool_(False)
 
 
+NUMBERS = jtrpo.Hyperparams(max_kl=0.01, critic_learning_rate=3e-3)
+
+
 def config(env, **settings):
     small = {"num_envs": 16, "num_steps": 8, "hidden_sizes": (8,), "critic_epochs": 1, "critic_minibatches": 1}
     return jtrpo.TrainConfig(env=env, **{**small, "total_timesteps": 128 * 30, **settings})
@@ -32,7 +35,7 @@ def config(env, **settings):
 def test_every_action_space_trains_inside_its_bounds_and_learns(name):
     space = SPACES[name]
     settings = config(Rewarding(space))
-    result = jax.jit(jtrpo.make_train(settings))(jax.random.key(0))
+    result = jax.jit(jtrpo.make_train(settings))(jax.random.key(0), NUMBERS)
     returns = result.metrics.episode.return_mean
     assert jnp.all(result.metrics.policy.kl <= 0.01)
     assert float(returns[-5:].mean()) > float(returns[:5].mean()) + 0.2
@@ -70,7 +73,7 @@ class Masked(probes.ObservedReward):
 
 def test_illegal_actions_have_probability_zero_and_the_best_legal_one_is_learned():
     settings = config(Masked(spaces.Discrete(3)), total_timesteps=128 * 80)
-    result = jax.jit(jtrpo.make_train(settings))(jax.random.key(0))
+    result = jax.jit(jtrpo.make_train(settings))(jax.random.key(0), NUMBERS)
     assert float(result.metrics.episode.return_min.min()) >= 0.0  # no illegal action in any episode
     observation = jax.vmap(Masked.view, in_axes=(None, 0))(settings.environment, jnp.array([-1, 1]))
     distribution = jtrpo.make_agent(settings).policy(result.state, observation)
@@ -94,7 +97,7 @@ def test_categories_and_masks_are_not_centred_and_boxes_are():
 @pytest.mark.parametrize("kind", ["state_dependent_gaussian", "tanh_gaussian", "gsde"])
 def test_every_distribution_over_a_box_learns_the_probe(kind):
     settings = config(probes.MatchObservation(probes.CONTINUOUS), box_distribution=kind, total_timesteps=128 * 150)
-    result = jax.jit(jtrpo.make_train(settings))(jax.random.key(0))
+    result = jax.jit(jtrpo.make_train(settings))(jax.random.key(0), NUMBERS)
     returns = result.metrics.episode.return_mean
     assert float(returns[-10:].mean()) > 0.5 * float(returns[:10].mean())  # negative: half the cost or less
     assert jnp.all(result.metrics.policy.kl <= 0.01)

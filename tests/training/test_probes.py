@@ -20,7 +20,7 @@ def train(probe, updates, **settings):
         critic_epochs=4,
         **settings,
     )
-    hyperparams = jtrpo.Hyperparams(gamma=GAMMA, critic_learning_rate=1e-2)
+    hyperparams = jtrpo.Hyperparams(max_kl=0.01, gamma=GAMMA, critic_learning_rate=1e-2)
     result = jax.jit(jtrpo.make_train(config))(jax.random.key(0), hyperparams)
     assert jnp.all(result.metrics.policy.kl <= 0.01)
     return result, jtrpo.make_agent(config)
