@@ -49,8 +49,16 @@ def check_batch(batch: Batch) -> int:
     return size
 
 
-def every_nth(tree: Any, size: int, fraction: float) -> Any:
-    """Take ``round(fraction * size)`` (at least one) evenly spaced entries along the leading axis of every leaf."""
+def every_nth(tree: Any, size: int, fraction: float, sequence_length: int = 1) -> Any:
+    """Take ``round(fraction * size)`` (at least one) evenly spaced entries along the leading axis of every leaf.
+
+    Where the entries come in sequences of ``sequence_length``, whole sequences are taken.
+    """
+    if sequence_length > 1:
+        shape = (size // sequence_length, sequence_length)
+        sequences = jax.tree.map(lambda x: jnp.reshape(x, (*shape, *x.shape[1:])), tree)
+        taken = every_nth(sequences, shape[0], fraction)
+        return jax.tree.map(lambda x: jnp.reshape(x, (-1, *x.shape[2:])), taken)
     count = max(1, round(fraction * size))
     if count == size:
         return tree
@@ -75,12 +83,20 @@ def weighted_sum(x: Float[Array, " B"], weight: Float[Array, " B"]) -> Float[Arr
     return jnp.sum(jnp.where(weight == 0, 0.0, weight * x))
 
 
-def silence(tree: Any, weight: Float[Array, " B"] | None) -> Any:
-    """Zero the entries of samples of weight zero, so that whatever stands there (NaN, say) reaches no derivative."""
+def silence(tree: Any, weight: Float[Array, " B"] | None, *, keep_finite: bool = False) -> Any:
+    """Zero the entries of samples of weight zero, so that whatever stands there (NaN, say) reaches no derivative.
+
+    ``keep_finite`` zeroes only what is not finite: in a sequence, a step that does not count is still remembered.
+    """
     if weight is None:
         return tree
     valid = jnp.asarray(weight) != 0
-    return jax.tree.map(lambda x: jnp.where(valid.reshape(-1, *[1] * (x.ndim - 1)), x, jnp.zeros_like(x)), tree)
+
+    def clean(x: Array) -> Array:
+        keep = valid.reshape(-1, *[1] * (x.ndim - 1))
+        return jnp.where(keep | jnp.isfinite(x) if keep_finite else keep, x, jnp.zeros_like(x))
+
+    return jax.tree.map(clean, tree)
 
 
 def sum_over(tree: Any, axis_name: str | None) -> Any:

@@ -2,6 +2,7 @@
 
 import math
 import numbers
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -87,3 +88,13 @@ def check_static(name: str, value: Any, kind: type) -> None:
         )
     if kind is bool and not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False (static); got {value!r}")
+
+
+def check_choice(name: str, value: Any, choices: Collection[Any]) -> None:
+    """Raise ``ValueError`` unless ``value`` is one of ``choices``.
+
+    Raises:
+        ValueError: anything else.
+    """
+    if not any(type(value) is type(choice) and value == choice for choice in choices):
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}")

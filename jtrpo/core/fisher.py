@@ -76,6 +76,18 @@ def fisher_operator(
     return lambda vector: sum_over(linear.vjp(hessian_product(linear.jvp(vector))), axis_name)
 
 
+def sample_curvature(linear: LinearizedPolicy, vector: PyTree) -> Float[Array, " B"]:
+    """``v^T F_s v`` of each sample s: the second derivative of KL(old || new) along ``v``; their mean is ``v^T F v``."""
+    old, tangent = linear.distribution, linear.jvp(vector)
+
+    def slope(t: Float[Array, ""]) -> Float[Array, " B"]:
+        along = lambda t: old.kl(jax.tree.map(lambda p, u: p + t * u, old, tangent))  # noqa: E731
+        return jax.jvp(along, (t,), (jnp.ones_like(t),))[1]
+
+    zero = jnp.zeros_like(old.entropy(), shape=())
+    return jax.jvp(slope, (zero,), (jnp.ones_like(zero),))[1]
+
+
 def fisher_vector_product(
     policy: Policy,
     params: PyTree,
@@ -84,6 +96,7 @@ def fisher_vector_product(
     *,
     damping: float | Float[Array, ""] = 0.0,
     weight: Float[Array, " B"] | None = None,
+    sequence_length: int = 1,
     axis_name: str | None = None,
 ) -> PyTree:
     """Product of the policy's Fisher information matrix with a vector.
@@ -97,6 +110,7 @@ def fisher_vector_product(
         vector: pytree shaped like ``params``.
         damping: added to the diagonal.
         weight: weight of each sample in the mean, ``[B]``; zero leaves a sample out. ``None``: all equal.
+        sequence_length: as for :func:`trpo_update`.
         axis_name: mapped axis over which the mean is taken as well.
 
     Returns:
@@ -115,7 +129,8 @@ def fisher_vector_product(
     )
     if wanted != given:
         raise ValueError(f"vector must be a pytree shaped like params, {wanted}; got {given}")
-    linear = linearize_policy(policy, params, silence(observation, weight), axis_name)
+    observation = silence(observation, weight, keep_finite=sequence_length > 1)
+    linear = linearize_policy(policy, params, observation, axis_name)
     size = linear.distribution.entropy().shape[0]
     product = fisher_operator(linear, mean_weights(weight, size, axis_name), axis_name)(vector)
     return jax.tree.map(lambda f, v: f + damping * v, product, vector)

@@ -83,6 +83,7 @@ def line_search(
     max_kl: float | Float[Array, ""],
     backtrack_factor: float | Float[Array, ""] = 0.8,
     max_backtracks: int | Int[Array, ""] = 10,
+    constraint: str = "kl",
     enabled: bool | Bool[Array, ""] = True,
 ) -> tuple[PyTree, LineSearchInfo]:
     """Take the first of ``params + backtrack_factor^k full_step``, k = 0 .. max_backtracks - 1, that is acceptable.
@@ -98,6 +99,8 @@ def line_search(
         max_kl: trust region, in nats.
         backtrack_factor: in (0, 1).
         max_backtracks: most candidates to try; may be traced.
+        constraint: what ``max_kl`` bounds: ``"kl"``, the mean over the samples, ``"kl_max"``, the largest of them, or
+            ``"none"``, which accepts the first candidate that is finite.
         enabled: ``False`` tries no candidate.
 
     Returns:
@@ -116,12 +119,14 @@ def line_search(
         candidate = tree_axpy(fraction, full_step, params)
         measured = evaluate(candidate)
         finite = jnp.isfinite(measured.objective) & jnp.isfinite(measured.kl)
+        inside = {"kl": measured.kl <= max_kl, "kl_max": measured.kl_max <= max_kl, "none": finite}[constraint]
         refused = jnp.where(
-            finite & (measured.kl <= max_kl),
+            finite & inside,
             UpdateStatus.NO_IMPROVEMENT,
             jnp.where(finite, UpdateStatus.KL_EXCEEDED, UpdateStatus.NON_FINITE_CANDIDATE),
         )
-        accepted = (refused == UpdateStatus.NO_IMPROVEMENT) & (measured.objective > start.objective)
+        better = finite if constraint == "none" else measured.objective > start.objective
+        accepted = (refused == UpdateStatus.NO_IMPROVEMENT) & better
         status = jnp.where(accepted, UpdateStatus.ACCEPTED, jnp.maximum(closest, refused)).astype(jnp.int32)
         return tried + 1, candidate, measured, status
 

@@ -17,10 +17,11 @@ from jtrpo.core.batch import (
     sum_over,
     weighted_sum,
 )
-from jtrpo.core.check import check_count, check_number, check_static
+from jtrpo.core.check import check_choice, check_count, check_number, check_static
 from jtrpo.core.conjugate_gradient import conjugate_gradient, tree_dot
+from jtrpo.core.diagonal import diagonal_preconditioner
 from jtrpo.core.distributions import Distribution
-from jtrpo.core.fisher import Policy, check_distribution, fisher_operator, linearize_policy
+from jtrpo.core.fisher import Policy, check_distribution, fisher_operator, linearize_policy, sample_curvature
 from jtrpo.core.line_search import Evaluation, UpdateStatus, line_search
 from jtrpo.core.objective import local_surrogate
 
@@ -32,7 +33,7 @@ class TRPOInfo(NamedTuple):
         objective_before: surrogate objective L at the old parameters (about 0 with normalised advantages).
         objective_after: L at the returned parameters.
         predicted_improvement: first-order prediction g . step of the improvement, for the step taken.
-        kl: mean over samples of KL(old || new), in nats; never above ``max_kl``.
+        kl: mean over samples of KL(old || new), in nats; never above ``max_kl`` (unless ``constraint`` is ``"none"``).
         kl_max: largest KL over the samples, in nats.
         entropy: mean entropy, in nats.
         gradient_norm: ``|g|`` of the objective at the old parameters.
@@ -75,7 +76,9 @@ def trpo_update(
     entropy_coefficient: float | Float[Array, ""] = 0.0,
     fisher_fraction: float = 1.0,
     normalize_advantage: bool = True,
-    preconditioner: Callable[[PyTree], PyTree] | None = None,
+    constraint: str = "kl",
+    preconditioner: Callable[[PyTree], PyTree] | str | None = None,
+    sequence_length: int = 1,
     axis_name: str | None = None,
 ) -> tuple[PyTree, TRPOInfo]:
     """Trust Region Policy Optimization: one update of the policy from one batch.
@@ -100,7 +103,13 @@ def trpo_update(
         fisher_fraction: share of the batch, evenly spaced, on which the Fisher products are taken; everything else uses the
             whole batch. Static.
         normalize_advantage: use (A - mean) / (std + 1e-8) over the valid samples. Static.
-        preconditioner: for :func:`conjugate_gradient`; acts on pytrees shaped like ``params``.
+        constraint: what ``max_kl`` bounds: ``"kl"``, the mean KL over the samples; ``"kl_max"``, the largest (the paper's
+            "max KL" ablation); ``"none"``, nothing: the full step is taken without a search, the natural policy gradient
+            (truncated, where conjugate gradients stop before they converge). Static.
+        preconditioner: for :func:`conjugate_gradient`; acts on pytrees shaped like ``params``. ``"diagonal"``: by an estimate
+            of the Fisher matrix's diagonal, see :func:`jtrpo.core.diagonal.diagonal_preconditioner`.
+        sequence_length: for a recurrent policy: samples come in sequences of this length, one after another, which
+            ``fisher_fraction`` keeps whole; a step of weight zero is still remembered. Static.
         axis_name: mapped axis (of ``vmap`` or ``shard_map``) over which the batch is spread: every mean is taken over it.
 
     Returns:
@@ -124,7 +133,16 @@ def trpo_update(
     check_static("fisher_fraction", fisher_fraction, float)
     check_number("fisher_fraction", fisher_fraction, above=0, at_most=1, scalar=True)
     check_static("normalize_advantage", normalize_advantage, bool)
-    batch = silence(batch._replace(weight=None), batch.weight)._replace(weight=batch.weight)
+    check_choice("constraint", constraint, ("kl", "kl_max", "none"))
+    if not callable(preconditioner):
+        check_choice("preconditioner", preconditioner, (None, "diagonal"))
+    check_static("sequence_length", sequence_length, int)
+    check_count("sequence_length", sequence_length, at_least=1)
+    if size % sequence_length:
+        raise ValueError(f"sequence_length must divide the batch of {size} samples; got {sequence_length}")
+    batch = silence(batch._replace(observation=(), weight=None), batch.weight)._replace(
+        observation=silence(batch.observation, batch.weight, keep_finite=sequence_length > 1), weight=batch.weight
+    )
 
     # The policy, linearised once: its distribution, and the Jacobian for the gradient and (on the whole batch) for F.
     linear = linearize_policy(policy, params, batch.observation, axis_name)
@@ -147,30 +165,36 @@ def trpo_update(
     objective, gradient = sum_over((local_objective, linear.vjp(slope)), axis_name)
 
     # Search direction: the natural gradient.
+    action, fisher_weight = batch.action, weight
     if fisher_fraction < 1:
-        observation, fisher_weight = every_nth((batch.observation, batch.weight), size, fisher_fraction)
+        part = (batch.observation, batch.action, batch.weight)
+        observation, action, fisher_weight = every_nth(part, size, fisher_fraction, sequence_length)
         linear = linearize_policy(policy, params, observation, axis_name)
-        samples = jax.tree.leaves(observation)[0].shape[0]
-        fisher = fisher_operator(linear, mean_weights(fisher_weight, samples, axis_name), axis_name)
-    else:
-        fisher = fisher_operator(linear, weight, axis_name)
+        fisher_weight = mean_weights(fisher_weight, jax.tree.leaves(observation)[0].shape[0], axis_name)
+    fisher = fisher_operator(linear, fisher_weight, axis_name)
+    if preconditioner == "diagonal":
+        preconditioner = diagonal_preconditioner(linear, action, fisher_weight, cg_damping, axis_name)
     direction, cg = conjugate_gradient(
         lambda v: jax.tree.map(lambda f, u: f + cg_damping * u, fisher(v), v),
         gradient,
         max_iterations=cg_iterations,
         tolerance=cg_tolerance,
-        preconditioner=preconditioner,
+        preconditioner=preconditioner if callable(preconditioner) else None,
     )
 
     # Full step: to the edge of the trust region by the quadratic model of the KL.
-    scale = jnp.sqrt(2.0 * max_kl / jnp.where(cg.curvature > 0, cg.curvature, 1.0))
+    curvature = cg.curvature - cg_damping * tree_dot(direction, direction)
+    reach = cg.curvature
+    if constraint == "kl_max":
+        reach += _max_over(sample_curvature(linear, direction), fisher_weight, axis_name) - curvature
+    scale = jnp.sqrt(2.0 * max_kl / jnp.where(reach > 0, reach, 1.0))
     full_step = jax.tree.map(lambda x: (scale * x).astype(x.dtype), direction)
     gradient_squared, step_squared = tree_dot(gradient, gradient), tree_dot(full_step, full_step)
     obstacle = jnp.select(
         [
             broken | ~(jnp.isfinite(objective) & jnp.isfinite(gradient_squared)),
             gradient_squared == 0,
-            ~((cg.curvature > 0) & jnp.isfinite(cg.curvature) & jnp.isfinite(step_squared)),
+            ~((cg.curvature > 0) & (reach > 0) & jnp.isfinite(reach) & jnp.isfinite(step_squared)),
         ],
         [UpdateStatus.NON_FINITE_GRADIENT, UpdateStatus.ZERO_GRADIENT, UpdateStatus.BAD_CURVATURE],
         UpdateStatus.ACCEPTED,
@@ -195,7 +219,8 @@ def trpo_update(
         start,
         max_kl=max_kl,
         backtrack_factor=backtrack_factor,
-        max_backtracks=max_backtracks,
+        max_backtracks=1 if constraint == "none" else max_backtracks,
+        constraint=constraint,
         enabled=obstacle == UpdateStatus.ACCEPTED,
     )
 
@@ -211,7 +236,7 @@ def trpo_update(
         gradient_norm=jnp.sqrt(gradient_squared),
         cg_residual=cg.relative_residual,
         cg_iterations=cg.iterations,
-        curvature=cg.curvature - cg_damping * tree_dot(direction, direction),
+        curvature=curvature,
         step_size=jnp.where(search.fraction > 0, search.fraction * jnp.sqrt(step_squared), 0.0),
         backtracks=search.backtracks,
         accepted=status == UpdateStatus.ACCEPTED,

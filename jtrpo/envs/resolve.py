@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from jtrpo.envs.brax import PREFIX, make_brax
 from jtrpo.envs.gymnax import GymnaxEnvironment, make_gymnax
 from jtrpo.envs.protocol import Environment
 
@@ -14,7 +15,7 @@ def resolve(env: Any) -> Environment:
         ValueError: an unknown id.
     """
     if isinstance(env, str):
-        return make_gymnax(env)
+        return make_brax(env) if env.startswith(PREFIX) else make_gymnax(env)
     if isinstance(env, tuple) and len(env) == 2 and hasattr(env[0], "default_params"):
         return GymnaxEnvironment(*env)
     if hasattr(env, "default_params"):

@@ -1,4 +1,4 @@
-"""Policies and critics: a torso with a head."""
+"""Policies and critics: an encoder with a head."""
 
 from collections.abc import Callable
 
@@ -9,49 +9,75 @@ from jaxtyping import Array, Float, PyTree
 
 from jtrpo.core.distributions import Distribution
 from jtrpo.networks.heads import Head
+from jtrpo.networks.recurrent import Memory, Sequences
 from jtrpo.networks.torso import Torso, action_mask
 
 
-class PolicyNetwork(nn.Module):
-    """Policy: observation to the distribution over actions, illegal ones masked out where the environment says so.
+class Encoder(nn.Module):
+    """Features of what is seen: a torso, then a memory where there is one.
 
     Attributes:
         observation_space: see :class:`Torso`.
-        action_space: see :class:`Head`.
-        hidden_sizes: width of each hidden layer.
+        hidden_sizes: width of each hidden layer; a memory has the width of the last.
         activation: applied after each hidden layer.
-        box_distribution: see :class:`Head`.
-        initial_log_std: see :class:`Head`.
+        memory: ``None``, ``"gru"`` or ``"lstm"``; with a memory, the input is :class:`Sequences`.
     """
 
     observation_space: spaces.Space
-    action_space: spaces.Space
     hidden_sizes: tuple[int, ...] = (64, 64)
     activation: Callable[[Array], Array] = jnp.tanh
-    box_distribution: str = "gaussian"
-    initial_log_std: float = 0.0
+    memory: str | None = None
 
     @nn.compact
-    def __call__(self, observation: PyTree) -> Distribution:
-        features = Torso(self.observation_space, self.hidden_sizes, self.activation)(observation)
-        head = Head(self.action_space, self.box_distribution, self.initial_log_std)
-        return head(features, action_mask(self.observation_space, observation))
+    def __call__(self, seen: PyTree) -> tuple[Float[Array, "... H"], PyTree]:
+        """Return the features, and the memory's carry after each step."""
+        torso = Torso(self.observation_space, self.hidden_sizes, self.activation)
+        if self.memory is None:
+            return torso(seen), ()
+        return Memory(self.memory, self.hidden_sizes[-1])(torso(seen.observation), seen)
+
+
+class PolicyNetwork(nn.Module):
+    """Policy: what is seen to the distribution over actions, illegal ones masked out where the environment says so.
+
+    Attributes:
+        encoder: features of what is seen.
+        head: from features to the distribution.
+    """
+
+    encoder: Encoder
+    head: Head
+
+    def __call__(self, seen: PyTree) -> Distribution:
+        return self.distribution_and_carry(seen)[0]
+
+    def distribution_and_carry(self, seen: PyTree) -> tuple[Distribution, PyTree]:
+        """Return the distribution, and the memory's carry after each step."""
+        features, carry = self.encoder(seen)
+        observation = seen.observation if isinstance(seen, Sequences) else seen
+        return self.head(features, action_mask(self.encoder.observation_space, observation)), carry
+
+    def features_and_carry(self, seen: PyTree) -> tuple[Float[Array, "... H"], PyTree]:
+        """Return what the head reads, and the memory's carry after each step."""
+        return self.encoder(seen)
 
 
 class CriticNetwork(nn.Module):
-    """State-value function: observation to one number, in units of (scaled) return.
+    """State-value function: what is seen to one number.
 
     Attributes:
-        observation_space: see :class:`Torso`.
-        hidden_sizes: width of each hidden layer.
-        activation: applied after each hidden layer.
+        encoder: features of what is seen.
     """
 
-    observation_space: spaces.Space
-    hidden_sizes: tuple[int, ...] = (64, 64)
-    activation: Callable[[Array], Array] = jnp.tanh
+    encoder: Encoder
 
-    @nn.compact
-    def __call__(self, observation: PyTree) -> Float[Array, "..."]:
-        features = Torso(self.observation_space, self.hidden_sizes, self.activation)(observation)
-        return nn.Dense(1, kernel_init=nn.initializers.orthogonal(1.0))(features)[..., 0]
+    def setup(self) -> None:
+        self.value = nn.Dense(1, kernel_init=nn.initializers.orthogonal(1.0))
+
+    def __call__(self, seen: PyTree) -> Float[Array, "..."]:
+        return self.value_and_carry(seen)[0]
+
+    def value_and_carry(self, seen: PyTree) -> tuple[Float[Array, "..."], PyTree]:
+        """Return the value, and the memory's carry after each step."""
+        features, carry = self.encoder(seen)
+        return self.value(features)[..., 0], carry

@@ -86,7 +86,9 @@ def _sentence(summary: dict[str, Any]) -> str:
 
 # The settings become options by their own definitions: a new field is a new option, its help the class's docstring.
 _CONFIG_FIELDS = [
-    (field.name, field.type, field.default) for field in dataclasses.fields(TrainConfig) if field.name != "env"
+    (field.name, field.type, field.default)
+    for field in dataclasses.fields(TrainConfig)
+    if field.name != "env" and field.metadata.get("cli", True)
 ]
 _HYPERPARAM_FIELDS = [(name, float, default) for name, default in Hyperparams._field_defaults.items()]
 

@@ -1,19 +1,24 @@
 """Settings: what is static (shapes, code paths) and what is a number that may be traced."""
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, NamedTuple
 
 import jax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from jtrpo.core.check import check_count, check_number, check_static
+from jtrpo.core.check import check_choice, check_count, check_number, check_static
 from jtrpo.envs.protocol import Environment
 from jtrpo.envs.resolve import resolve
 from jtrpo.networks.heads import BOX_DISTRIBUTIONS, check_action_space
+from jtrpo.networks.recurrent import CELLS
 from jtrpo.networks.torso import ACTIVATIONS, check_observation_space
 
 Number = float | Float[Array, "..."]
+
+Schedule = Callable[[Int[Array, ""]], Float[Array, ""]]
+"""From the number of updates done to a value, as optax makes them."""
 
 
 class _HyperparamFields(NamedTuple):
@@ -25,6 +30,7 @@ class _HyperparamFields(NamedTuple):
     backtrack_factor: Number = 0.8
     entropy_coefficient: Number = 0.0
     critic_learning_rate: Number = 1e-3
+    critic_max_change: Number = 0.1
 
 
 _RANGES: dict[str, dict[str, Any]] = {
@@ -36,7 +42,12 @@ _RANGES: dict[str, dict[str, Any]] = {
     "backtrack_factor": {"above": 0, "below": 1},
     "entropy_coefficient": {},
     "critic_learning_rate": {"at_least": 0},
+    "critic_max_change": {"above": 0},
 }
+
+
+ADAPTIVE = ("max_kl", "cg_damping")
+"""Hyper-parameters that may adapt to the run."""
 
 
 class Hyperparams(_HyperparamFields):
@@ -50,7 +61,9 @@ class Hyperparams(_HyperparamFields):
         cg_tolerance: relative residual at which conjugate gradients stop early; at least 0.
         backtrack_factor: ratio of successive line-search candidates, in (0, 1).
         entropy_coefficient: weight of the entropy bonus, per nat, in units of the normalised advantage.
-        critic_learning_rate: Adam's learning rate for the critic; at least 0.
+        critic_learning_rate: learning rate of the ``"adam"`` critic; at least 0.
+        critic_max_change: trust region of the ``"gauss_newton"`` critic: bound on mean((V_new - V)^2) / (2 mean((V -
+            target)^2)); above 0.
 
     Raises:
         TypeError: a value that is not a number.
@@ -93,6 +106,8 @@ class TrainConfig:
         num_steps: steps of each environment per update; the batch is ``num_envs * num_steps``.
         hidden_sizes: width of each hidden layer of the policy and of the critic.
         activation: ``"tanh"``, ``"relu"``, ``"elu"``, ``"gelu"`` or ``"silu"``.
+        memory: recurrent layer after the hidden ones, of the last one's width: ``None``, ``"gru"`` or ``"lstm"``.
+        shared_torso: the critic reads the policy's features (and does not shape them) instead of having its own.
         box_distribution: policy over a Box: ``"gaussian"``, ``"state_dependent_gaussian"`` (log_std depends on the state),
             ``"tanh_gaussian"`` (squashed into the bounds) or ``"gsde"`` (state-dependent exploration).
         initial_log_std: of the Gaussian at the start; bounded actions are in units of half their range.
@@ -100,11 +115,20 @@ class TrainConfig:
         normalize_observations: feed the networks (observation - mean) / std by running statistics (images excepted).
         scale_rewards: divide rewards by the running standard deviation of the discounted return.
         normalize_advantages: centre and scale the advantages of each batch.
+        normalize_values: fit the critic to targets centred and scaled by their running statistics.
         cg_iterations: most Fisher-vector products per update.
         max_backtracks: most line-search candidates per update.
         fisher_fraction: share of the batch on which Fisher products are taken, in (0, 1].
-        critic_epochs: passes over the batch in each critic fit.
-        critic_minibatches: Adam steps per pass; must divide the batch.
+        constraint: what ``max_kl`` bounds: ``"kl"``, the mean over states, ``"kl_max"``, the largest, or ``"none"``: natural
+            policy gradient steps without a line search.
+        preconditioner: of the conjugate gradients: ``None`` or ``"diagonal"``, the Fisher matrix's estimated diagonal.
+        adapt: numbers that each update's ratio of actual to predicted improvement corrects: any of ``"max_kl"`` and
+            ``"cg_damping"``.
+        schedules: for any of the :class:`Hyperparams`, by name, a function from the number of updates done to its value, such
+            as ``optax.linear_schedule(0.01, 0.0, 100)``; it takes the place of the number.
+        critic: ``"adam"``, or ``"gauss_newton"``: second-order steps in a trust region on the values.
+        critic_epochs: passes over the batch in each critic fit: of Adam, or Gauss-Newton steps (one or two are plenty).
+        critic_minibatches: Adam steps per pass; must divide the batch, or with a memory the environments.
 
     Raises:
         TypeError: a value of the wrong type.
@@ -117,15 +141,23 @@ class TrainConfig:
     num_steps: int = 32
     hidden_sizes: tuple[int, ...] = (64, 64)
     activation: str = "tanh"
+    memory: str | None = None
+    shared_torso: bool = False
     box_distribution: str = "gaussian"
     initial_log_std: float = 0.0
     gsde_interval: int = 4
     normalize_observations: bool = True
     scale_rewards: bool = True
     normalize_advantages: bool = True
+    normalize_values: bool = False
     cg_iterations: int = 10
     max_backtracks: int = 10
     fisher_fraction: float = 1.0
+    constraint: str = "kl"
+    preconditioner: str | None = None
+    adapt: tuple[str, ...] = ()
+    schedules: Mapping[str, Schedule] = dataclasses.field(default_factory=dict, metadata={"cli": False})
+    critic: str = "adam"
     critic_epochs: int = 10
     critic_minibatches: int = 4
 
@@ -139,16 +171,27 @@ class TrainConfig:
         object.__setattr__(self, "hidden_sizes", tuple(self.hidden_sizes))
         for size in self.hidden_sizes:
             check_count("hidden_sizes", size, at_least=1)
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(f"activation must be one of {', '.join(map(repr, ACTIVATIONS))}; got {self.activation!r}")
-        if self.box_distribution not in BOX_DISTRIBUTIONS:
-            names = ", ".join(map(repr, BOX_DISTRIBUTIONS))
-            raise ValueError(f"box_distribution must be one of {names}; got {self.box_distribution!r}")
+        check_choice("activation", self.activation, ACTIVATIONS)
+        check_choice("memory", self.memory, (None, *CELLS))
+        if (self.memory is not None or self.shared_torso) and not self.hidden_sizes:
+            raise ValueError("hidden_sizes must name at least one layer for a memory or a shared torso; got ()")
+        check_choice("box_distribution", self.box_distribution, BOX_DISTRIBUTIONS)
+        check_choice("constraint", self.constraint, ("kl", "kl_max", "none"))
+        check_choice("preconditioner", self.preconditioner, (None, "diagonal"))
+        check_choice("critic", self.critic, ("adam", "gauss_newton"))
+        self._check_numbers_that_change()
         check_number("initial_log_std", self.initial_log_std)
         check_count("gsde_interval", self.gsde_interval, at_least=1)
-        for name in ("normalize_observations", "scale_rewards", "normalize_advantages"):
+        for name in (
+            "shared_torso", "normalize_observations", "scale_rewards", "normalize_advantages", "normalize_values"
+        ):  # fmt: skip
             check_static(name, getattr(self, name), bool)
         check_number("fisher_fraction", self.fisher_fraction, above=0, at_most=1)
+        if self.memory is not None and self.num_envs % self.critic_minibatches:
+            raise ValueError(
+                f"critic_minibatches must divide num_envs = {self.num_envs} with memory={self.memory!r}, since sequences stay "
+                f"whole; got {self.critic_minibatches}"
+            )
         if self.batch_size % self.critic_minibatches:
             raise ValueError(
                 f"critic_minibatches must divide the batch num_envs * num_steps = {self.num_envs} * {self.num_steps} = "
@@ -156,6 +199,23 @@ class TrainConfig:
             )
         check_observation_space(self.environment.observation_space)
         check_action_space(self.environment.action_space, self.environment.observation_space)
+
+    def _check_numbers_that_change(self) -> None:
+        if isinstance(self.adapt, str) or not isinstance(self.adapt, tuple | list):
+            raise TypeError(f"adapt must be a tuple of names such as ('cg_damping',); got {self.adapt!r}")
+        object.__setattr__(self, "adapt", tuple(self.adapt))
+        for name in self.adapt:
+            check_choice("adapt", name, ADAPTIVE)
+        if not isinstance(self.schedules, Mapping):
+            raise TypeError(f"schedules must map names of hyper-parameters to functions; got {self.schedules!r}")
+        for name, schedule in self.schedules.items():
+            check_choice("schedules", name, Hyperparams._fields)
+            if not callable(schedule):
+                raise TypeError(f"schedules[{name!r}] must be a function of the update's number; got {schedule!r}")
+            if name in self.adapt:
+                raise ValueError(f"{name} has a schedule and is to adapt; choose one")
+            for update in (0, self.num_updates - 1):  # the ends; what lies between is the schedule's own affair
+                check_number(f"schedules[{name!r}]({update})", schedule(jax.numpy.int32(update)), **_RANGES[name])
 
     @cached_property
     def environment(self) -> Environment:

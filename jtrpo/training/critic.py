@@ -40,10 +40,11 @@ def fit_critic(
     learning_rate: float | Float[Array, ""],
     epochs: int,
     minibatches: int,
+    sequence_length: int = 1,
 ) -> tuple[PyTree, optax.OptState, Float[Array, ""]]:
     """Minimise mean((V - target)^2) / 2 by Adam in minibatches; the key is consumed.
 
-    The batch is shuffled once; every epoch passes over the same minibatches.
+    The batch is shuffled once, whole sequences together; every epoch passes over the same minibatches.
 
     Args:
         critic: pure function ``(params, observation) -> value``.
@@ -54,7 +55,8 @@ def fit_critic(
         key: for the shuffle.
         learning_rate: Adam's.
         epochs: passes over the batch.
-        minibatches: steps per pass; must divide ``B``.
+        minibatches: steps per pass; must divide ``B / sequence_length``.
+        sequence_length: steps that stay together, for a recurrent critic.
 
     Returns:
         ``(params, optimizer_state, loss)``, the loss as in :class:`CriticInfo`.
@@ -72,7 +74,9 @@ def fit_critic(
 
     data = (observation, target)
     if minibatches > 1:
-        order = jax.random.permutation(key, target.shape[0])
+        order = jax.random.permutation(key, target.shape[0] // sequence_length)
+        if sequence_length > 1:
+            order = (order[:, None] * sequence_length + jnp.arange(sequence_length)[None]).reshape(-1)
         data = jax.tree.map(lambda x: jnp.take(x, order, axis=0), data)
     data = jax.tree.map(lambda x: jnp.reshape(x, (minibatches, -1, *x.shape[1:])), data)
     (params, optimizer_state), losses = jax.lax.scan(

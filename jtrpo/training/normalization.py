@@ -68,5 +68,10 @@ def normalize(statistics: RunningStatistics, x: PyTree, clip: float = 10.0) -> P
     )
 
 
+def rescale(statistics: RunningStatistics, x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Mean + std x: back from normalised units; the identity until there are samples."""
+    return statistics.mean + standard_deviation(statistics) * x
+
+
 def _over(component: Array, leaf: Array) -> Array:
     return jnp.broadcast_to(component, jnp.shape(leaf))

@@ -11,8 +11,8 @@ from jtrpo.core.distributions import Distribution
 from jtrpo.envs.actions import environment_action
 from jtrpo.envs.protocol import Environment
 
-Actor = Callable[[PyTree], Distribution]
-"""A policy at fixed parameters and statistics: raw observations ``[N, ...]`` to a distribution."""
+Actor = Callable[[PyTree, PyTree], tuple[Distribution, PyTree]]
+"""A policy at fixed parameters and statistics: raw observations ``[N, ...]`` and memory to a distribution and memory."""
 
 
 class RolloutState(NamedTuple):
@@ -23,12 +23,14 @@ class RolloutState(NamedTuple):
         observation: what the policy sees next, ``[N, ...]`` each.
         episode_return: undiscounted return of the episode under way, ``[N]``.
         episode_length: its steps so far, ``[N]``.
+        memory: what recurrent networks carry along, zero at an episode's start, ``[N, ...]`` each; ``()`` without.
     """
 
     env_state: PyTree
     observation: PyTree
     episode_return: Float[Array, " N"]
     episode_length: Int[Array, " N"]
+    memory: PyTree = ()
 
 
 class Trajectory(NamedTuple):
@@ -42,6 +44,7 @@ class Trajectory(NamedTuple):
         terminated: the episode ended by itself.
         truncated: the episode was cut off.
         final_observation: what really followed the action, before any reset.
+        memory: what recurrent networks carried before the first step, ``[N, ...]`` each.
     """
 
     observation: PyTree
@@ -51,6 +54,12 @@ class Trajectory(NamedTuple):
     terminated: Bool[Array, "T N"]
     truncated: Bool[Array, "T N"]
     final_observation: PyTree
+    memory: PyTree = ()
+
+    @property
+    def done(self) -> Bool[Array, "T N"]:
+        """Whether an episode ended with the step."""
+        return self.terminated | self.truncated
 
 
 class EpisodeSummary(NamedTuple):
@@ -71,11 +80,11 @@ class EpisodeSummary(NamedTuple):
     length_mean: Float[Array, ""]
 
 
-def reset(environment: Environment, key: PRNGKeyArray, num_envs: int) -> RolloutState:
-    """Begin ``num_envs`` episodes; the key is consumed."""
+def reset(environment: Environment, key: PRNGKeyArray, num_envs: int, memory: PyTree = ()) -> RolloutState:
+    """Begin ``num_envs`` episodes with an empty ``memory``; the key is consumed."""
     observation, env_state = jax.vmap(environment.reset)(jax.random.split(key, num_envs))
     zeros = jnp.zeros((num_envs,))
-    return strong(RolloutState(env_state, observation, zeros, zeros.astype(jnp.int32)))
+    return strong(RolloutState(env_state, observation, zeros, zeros.astype(jnp.int32), memory))
 
 
 def collect(
@@ -106,7 +115,7 @@ def collect(
     ) -> tuple[tuple[RolloutState, Any], Trajectory]:
         state, totals = carry
         action_key, env_key = keys
-        distribution = actor(state.observation)
+        distribution, memory = actor(state.observation, state.memory)
         action = distribution.sample(action_key)
         log_prob = distribution.log_prob(action)
         result = jax.vmap(environment.step)(
@@ -123,6 +132,7 @@ def collect(
             result.observation,
             jnp.where(done, 0.0, episode_return),
             jnp.where(done, 0, episode_length),
+            forget(memory, done),
         )
         record = Trajectory(
             observation=carry[0].observation,
@@ -141,7 +151,7 @@ def collect(
     action_keys = jax.random.split(action_key, -(-num_steps // hold_noise))
     keys = (jnp.repeat(action_keys, hold_noise)[:num_steps], jax.random.split(env_key, num_steps))
     (end, totals), trajectory = jax.lax.scan(step, (start, totals), keys)
-    return end, trajectory, _summarize(totals)
+    return end, trajectory._replace(memory=start.memory), _summarize(totals)
 
 
 def stagger(
@@ -168,9 +178,8 @@ def stagger(
     """
     num_steps, num_envs = trajectory.reward.shape
     phase = (jnp.arange(num_envs) * max_episode_steps) // (num_envs * num_steps)
-    running = ~(trajectory.terminated[-1] | trajectory.truncated[-1])
-    cut = (phase == update + 1) & running
-    fresh = reset(environment, key, num_envs)
+    cut = (phase == update + 1) & ~trajectory.done[-1]
+    fresh = reset(environment, key, num_envs, jax.tree.map(jnp.zeros_like, state.memory))
     state = jax.tree.map(lambda new, old: jnp.where(expand(cut, new.ndim), new, old), fresh, state)
     return state, trajectory._replace(truncated=trajectory.truncated.at[-1].set(trajectory.truncated[-1] | cut))
 
@@ -178,6 +187,11 @@ def stagger(
 def expand(mask: Bool[Array, " N"], ndim: int) -> Array:
     """Mask with trailing axes, to select along the leading one."""
     return jnp.reshape(mask, mask.shape + (1,) * (ndim - 1))
+
+
+def forget(memory: PyTree, done: Bool[Array, " N"]) -> PyTree:
+    """Empty the memory of the environments whose episode ended."""
+    return jax.tree.map(lambda x: jnp.where(expand(done, x.ndim), jnp.zeros_like(x), x), memory)
 
 
 def _add_finished(totals: tuple, done: Array, episode_return: Array, episode_length: Array) -> tuple:
@@ -207,40 +221,44 @@ def _summarize(totals: tuple) -> EpisodeSummary:
 
 def play_episodes(
     environment: Environment,
-    actor: Callable[[PyTree, PRNGKeyArray], PyTree],
+    actor: Callable[[PyTree, PyTree, PRNGKeyArray], tuple[PyTree, PyTree]],
     key: PRNGKeyArray,
     num_episodes: int,
     max_steps: int,
+    memory: PyTree = (),
 ) -> Float[Array, " num_episodes"]:
     """Undiscounted returns of ``num_episodes`` whole episodes, side by side; the key is consumed.
 
     Args:
         environment: what to act in.
-        actor: ``(observations, key) -> actions``.
+        actor: ``(observations, memory, key) -> (actions, memory)``.
         key: consumed.
         num_episodes: episodes, one in each environment.
         max_steps: an episode that is still running then counts with its return so far.
+        memory: an empty one, ``[num_episodes, ...]`` each.
     """
     reset_key, play_key = jax.random.split(key)
     start = reset(environment, reset_key, num_episodes)
 
     def running(carry: tuple) -> Bool[Array, ""]:
-        step, _, _, _, alive, _ = carry
+        step, alive = carry[0], carry[-2]
         return jnp.any(alive) & (step < max_steps)
 
     def advance(carry: tuple) -> tuple:
-        step, env_state, observation, key, alive, total = carry
+        step, env_state, observation, memory, key, alive, total = carry
         key, action_key, env_key = jax.random.split(key, 3)
-        action = environment_action(environment.action_space, actor(observation, action_key))
+        action, memory = actor(observation, memory, action_key)
+        action = environment_action(environment.action_space, action)
         result = jax.vmap(environment.step)(jax.random.split(env_key, num_episodes), env_state, action)
         total = total + jnp.where(alive, result.reward, 0.0)
         alive = alive & ~(result.terminated | result.truncated)
-        return step + 1, *strong((result.state, result.observation)), key, alive, total
+        return step + 1, *strong((result.state, result.observation, memory)), key, alive, total
 
     initial = (
         jnp.int32(0),
         start.env_state,
         start.observation,
+        memory,
         play_key,
         jnp.ones((num_episodes,), bool),
         start.episode_return,

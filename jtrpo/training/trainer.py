@@ -12,12 +12,15 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 from jtrpo.core.advantage import gae
 from jtrpo.core.batch import Batch
 from jtrpo.core.trpo import TRPOInfo, trpo_update
+from jtrpo.training.adaptation import adapt, follow_schedules
 from jtrpo.training.agent import make_agent
 from jtrpo.training.config import Hyperparams, TrainConfig, as_arrays
 from jtrpo.training.critic import CriticInfo, explained_variance, fit_critic, init_critic_optimizer
+from jtrpo.training.gauss_newton import fit_gauss_newton
 from jtrpo.training.normalization import (
     RunningStatistics,
     init_statistics,
+    normalize,
     standard_deviation,
     update_statistics,
 )
@@ -32,6 +35,9 @@ from jtrpo.training.rollout import (
     strong,
 )
 
+GAUSS_NEWTON_DAMPING = 1e-2
+"""Of the Gauss-Newton critic, whose trust region does most of the work."""
+
 
 class TrainState(NamedTuple):
     """Everything the next step needs; save it and training goes on as if it had never stopped.
@@ -39,11 +45,12 @@ class TrainState(NamedTuple):
     Attributes:
         policy_params: the policy network's parameters.
         critic_params: the critic network's parameters.
-        critic_optimizer: Adam's moments.
-        env_state: the environments' states, last observations and episodes under way.
+        critic_optimizer: Adam's moments; ``()`` where the critic is fitted by Gauss-Newton steps.
+        env_state: the environments' states, last observations, episodes under way and the networks' memory of them.
         observation_statistics: running moments of the observations.
         return_statistics: running moments of the discounted return.
         discounted_return: discounted return so far in each environment, ``[num_envs]``.
+        target_statistics: running moments of the value targets.
         hyperparams: the numbers in force; replace them to change course in mid-training.
         key: random key.
         update: updates done.
@@ -56,6 +63,7 @@ class TrainState(NamedTuple):
     observation_statistics: RunningStatistics
     return_statistics: RunningStatistics
     discounted_return: Float[Array, " num_envs"]
+    target_statistics: RunningStatistics
     hyperparams: Hyperparams
     key: PRNGKeyArray
     update: Int[Array, ""]
@@ -116,22 +124,24 @@ def make_trainer(config: TrainConfig) -> Trainer:
     max_episode_steps = getattr(environment, "max_episode_steps", None)
     agent = make_agent(config)
     hold_noise = config.gsde_interval if config.box_distribution == "gsde" else 1
+    sequence_length = 1 if config.memory is None else config.num_steps
 
     def init(key: PRNGKeyArray, hyperparams: Hyperparams = Hyperparams()) -> TrainState:
         hyperparams = as_arrays(hyperparams.check())
         policy_key, critic_key, env_key, key = jax.random.split(key, 4)
-        env_state = reset(environment, env_key, config.num_envs)
+        env_state = reset(environment, env_key, config.num_envs, agent.empty_memory(config.num_envs))
         one = jax.tree.map(lambda x: x[0], env_state.observation)
         critic_params = agent.init_critic(critic_key, one)
         return strong(
             TrainState(
                 policy_params=agent.init_policy(policy_key, one),
                 critic_params=critic_params,
-                critic_optimizer=init_critic_optimizer(critic_params),
+                critic_optimizer=init_critic_optimizer(critic_params) if config.critic == "adam" else (),
                 env_state=env_state,
                 observation_statistics=init_statistics(one),
                 return_statistics=init_statistics(0.0),
                 discounted_return=jnp.zeros((config.num_envs,)),
+                target_statistics=init_statistics(0.0),
                 hyperparams=hyperparams,
                 key=key,
                 update=jnp.int32(0),
@@ -140,11 +150,12 @@ def make_trainer(config: TrainConfig) -> Trainer:
 
     def step(state: TrainState) -> tuple[TrainState, Metrics]:
         key, rollout_key, critic_key = jax.random.split(state.key, 3)
-        state = state._replace(key=key)
+        numbers = follow_schedules(state.hyperparams, config.schedules, state.update)
+        state = state._replace(key=key, hyperparams=numbers)
         state, trajectory, episodes = collect_trajectories(state, rollout_key)
-        batch, target, variance_explained = estimate_advantages(state, trajectory)
+        state, batch, target, variance_explained = estimate_advantages(state, trajectory)
         state, policy_info = improve_policy(state, batch)
-        state, critic_loss = improve_critic(state, batch.observation, target, critic_key)
+        state, critic_loss = improve_critic(state, trajectory, target, critic_key)
         state = learn_statistics(state, trajectory)
         state = state._replace(update=state.update + 1)
         return state, Metrics(
@@ -162,9 +173,8 @@ def make_trainer(config: TrainConfig) -> Trainer:
             )
         return state._replace(env_state=env_state), trajectory, episodes
 
-    def estimate_advantages(state: TrainState, trajectory: Trajectory) -> tuple[Batch, Array, Array]:
-        value = agent.value(state, trajectory.observation)
-        next_value = agent.value(state, trajectory.final_observation)
+    def estimate_advantages(state: TrainState, trajectory: Trajectory) -> tuple[TrainState, Batch, Array, Array]:
+        value, next_value, memory = agent.values(state, trajectory)
         reward = trajectory.reward
         if config.scale_rewards:
             reward = reward / standard_deviation(state.return_statistics)
@@ -177,14 +187,10 @@ def make_trainer(config: TrainConfig) -> Trainer:
             gamma=state.hyperparams.gamma,
             gae_lambda=state.hyperparams.gae_lambda,
         )
-        batch, target = jax.tree.map(
-            lambda x: jnp.reshape(x, (config.batch_size, *x.shape[2:])),
-            (
-                Batch(agent.see(state, trajectory.observation), trajectory.action, advantage, trajectory.log_prob),
-                target,
-            ),
-        )
-        return batch, target, explained_variance(value.reshape(-1), target)
+        state = state._replace(env_state=state.env_state._replace(memory=memory))
+        samples = agent.flatten((trajectory.action, advantage, trajectory.log_prob))
+        batch = Batch(agent.policy_sees(state, trajectory), *samples)
+        return state, batch, agent.flatten(target), explained_variance(value, target)
 
     def improve_policy(state: TrainState, batch: Batch) -> tuple[TrainState, TRPOInfo]:
         numbers = state.hyperparams
@@ -201,23 +207,43 @@ def make_trainer(config: TrainConfig) -> Trainer:
             entropy_coefficient=numbers.entropy_coefficient,
             fisher_fraction=config.fisher_fraction,
             normalize_advantage=config.normalize_advantages,
+            constraint=config.constraint,
+            preconditioner=config.preconditioner,
+            sequence_length=sequence_length,
         )
-        return state._replace(policy_params=params), info
+        return state._replace(policy_params=params, hyperparams=adapt(numbers, config.adapt, info)), info
 
     def improve_critic(
-        state: TrainState, observation: PyTree, target: Array, key: PRNGKeyArray
+        state: TrainState, trajectory: Trajectory, target: Array, key: PRNGKeyArray
     ) -> tuple[TrainState, Float[Array, ""]]:
-        params, optimizer, loss = fit_critic(
-            agent.critic_network,
-            state.critic_params,
-            state.critic_optimizer,
-            observation,
-            target,
-            key,
-            learning_rate=state.hyperparams.critic_learning_rate,
-            epochs=config.critic_epochs,
-            minibatches=config.critic_minibatches,
-        )
+        if config.normalize_values:
+            state = state._replace(target_statistics=update_statistics(state.target_statistics, target))
+            target = normalize(state.target_statistics, target, clip=jnp.inf)
+        optimizer, seen = state.critic_optimizer, agent.critic_sees(state, trajectory)
+        if config.critic == "gauss_newton":
+            params, loss = fit_gauss_newton(
+                agent.critic_network,
+                state.critic_params,
+                seen,
+                target,
+                max_change=state.hyperparams.critic_max_change,
+                damping=GAUSS_NEWTON_DAMPING,
+                steps=config.critic_epochs,
+                cg_iterations=config.cg_iterations,
+            )
+        else:
+            params, optimizer, loss = fit_critic(
+                agent.critic_network,
+                state.critic_params,
+                optimizer,
+                seen,
+                target,
+                key,
+                learning_rate=state.hyperparams.critic_learning_rate,
+                epochs=config.critic_epochs,
+                minibatches=config.critic_minibatches,
+                sequence_length=sequence_length,
+            )
         return state._replace(critic_params=params, critic_optimizer=optimizer), loss
 
     def learn_statistics(state: TrainState, trajectory: Trajectory) -> TrainState:
@@ -232,8 +258,8 @@ def make_trainer(config: TrainConfig) -> Trainer:
                 running = reward + state.hyperparams.gamma * running
                 return jnp.where(done, 0.0, running), running
 
-            done = trajectory.terminated | trajectory.truncated
-            running, returns = jax.lax.scan(discount, state.discounted_return, (trajectory.reward, done))
+            steps = (trajectory.reward, trajectory.done)
+            running, returns = jax.lax.scan(discount, state.discounted_return, steps)
             state = state._replace(
                 return_statistics=update_statistics(state.return_statistics, returns), discounted_return=running
             )
@@ -251,11 +277,11 @@ def make_trainer(config: TrainConfig) -> Trainer:
         deterministic: bool = True,
         max_steps: int = 10_000,
     ) -> Float[Array, " num_episodes"]:
-        def actor(observation: PyTree, key: PRNGKeyArray) -> PyTree:
-            distribution = agent.policy(state, observation)
-            return distribution.mode() if deterministic else distribution.sample(key)
+        def actor(observation: PyTree, memory: PyTree, key: PRNGKeyArray) -> tuple[PyTree, PyTree]:
+            distribution, memory = agent.policy(state, observation, memory)
+            return distribution.mode() if deterministic else distribution.sample(key), memory
 
-        return play_episodes(environment, actor, key, num_episodes, max_steps)
+        return play_episodes(environment, actor, key, num_episodes, max_steps, agent.empty_memory(num_episodes))
 
     return Trainer(init, step, evaluate)
 

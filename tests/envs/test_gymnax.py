@@ -1,3 +1,5 @@
+import sys
+
 import gymnax
 import jax
 import jax.numpy as jnp
@@ -56,3 +58,9 @@ def test_ids_are_listed_and_a_wrong_one_names_the_nearest():
         make_gymnax("mountaincar-v1")
     with pytest.raises(ValueError, match="jtrpo envs"):
         make_gymnax("zzzz")
+
+
+def test_a_brax_environment_without_brax_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "brax", None)
+    with pytest.raises(ValueError, match=r'brax:hopper.*pip install "jtrpo\[brax\]"'):
+        jtrpo.TrainConfig("brax:hopper")

@@ -40,7 +40,7 @@ def test_every_action_space_trains_inside_its_bounds_and_learns(name):
     assert jnp.all(result.metrics.policy.kl <= 0.01)
     assert float(returns[-5:].mean()) > float(returns[:5].mean()) + 0.2
     observation = jnp.array([[1.0], [-1.0]])
-    action = jtrpo.make_agent(settings).policy(result.state, observation).sample(jax.random.key(1))
+    action = jtrpo.make_agent(settings).policy(result.state, observation)[0].sample(jax.random.key(1))
     sent = environment_action(space, action)
     for i in range(2):
         one = jax.tree.map(lambda x, i=i: np.asarray(x[i]), sent)
@@ -76,7 +76,7 @@ def test_illegal_actions_have_probability_zero_and_the_best_legal_one_is_learned
     result = jax.jit(jtrpo.make_train(settings))(jax.random.key(0), NUMBERS)
     assert float(result.metrics.episode.return_min.min()) >= 0.0  # no illegal action in any episode
     observation = jax.vmap(Masked.view, in_axes=(None, 0))(settings.environment, jnp.array([-1, 1]))
-    distribution = jtrpo.make_agent(settings).policy(result.state, observation)
+    distribution, _ = jtrpo.make_agent(settings).policy(result.state, observation)
     p = jax.nn.softmax(distribution.logits)
     assert float(p[0, 2]) == 0.0
     assert float(p[0, 1]) > 0.9

@@ -39,18 +39,18 @@ def train(probe, updates, **settings):
 )
 def test_value_of_a_probe_is_exact(probe, space, observations, values):
     result, agent = train(probe(space), updates=60)
-    learned = agent.value(result.state, jnp.array(observations)[:, None])
+    learned, _ = agent.value(result.state, jnp.array(observations)[:, None])
     assert jnp.allclose(learned, jnp.array(values), atol=0.03), learned
 
 
 def test_policy_learns_what_the_observation_tells_discrete():
     result, agent = train(probes.MatchObservation(probes.DISCRETE), updates=60)
-    distribution = agent.policy(result.state, jnp.array([[-1.0], [1.0]]))
+    distribution, _ = agent.policy(result.state, jnp.array([[-1.0], [1.0]]))
     assert jnp.all(jnp.exp(distribution.log_prob(jnp.array([0, 1]))) > 0.95)
 
 
 def test_policy_learns_what_the_observation_tells_continuous():
     result, agent = train(probes.MatchObservation(probes.CONTINUOUS), updates=60)
-    distribution = agent.policy(result.state, jnp.array([[-1.0], [1.0]]))
+    distribution, _ = agent.policy(result.state, jnp.array([[-1.0], [1.0]]))
     assert jnp.allclose(distribution.mode()[:, 0], jnp.array([-0.5, 0.5]), atol=0.1)
     assert jnp.all(jnp.exp(distribution.log_std) < 0.5)

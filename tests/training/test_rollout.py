@@ -26,8 +26,8 @@ class Long(Counter):
         return jnp.float32(1.0), jnp.bool_(False), state == 39
 
 
-def uniform(observation):
-    return jtrpo.Categorical(jnp.zeros((*observation.shape[:-1], 2)))
+def uniform(observation, memory):
+    return jtrpo.Categorical(jnp.zeros((*observation.shape[:-1], 2))), memory
 
 
 def run(env, num_envs, num_steps):
@@ -77,7 +77,10 @@ def test_box_actions_reach_the_environment_in_bounds_while_log_prob_is_that_of_t
             return super().outcome(key, state, action)
 
     env = Spy(jtrpo_box := probes.spaces.Box(np.float32([2.0]), np.float32([4.0])))
-    policy = lambda observation: jtrpo.DiagGaussian(jnp.zeros((observation.shape[0], 1)), jnp.ones((1,)))  # noqa: E731
+    policy = lambda observation, memory: (  # noqa: E731
+        jtrpo.DiagGaussian(jnp.zeros((observation.shape[0], 1)), jnp.ones((1,))),
+        memory,
+    )
     start = reset(env, jax.random.key(0), 16)
     _, trajectory, _ = collect(env, policy, start, jax.random.key(1), 4)
     jax.effects_barrier()

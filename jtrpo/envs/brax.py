@@ -1,0 +1,88 @@
+"""Adapter for Brax and MJX environments (``pip install "jtrpo[brax]"``)."""
+
+import difflib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from gymnasium import spaces
+from jaxtyping import PRNGKeyArray, PyTree
+
+from jtrpo.envs.protocol import EnvStep
+
+PREFIX = "brax:"
+BACKEND = "spring"
+"""Of environments made by id: the fastest of Brax's pipelines."""
+
+
+class BraxEnvironment:
+    """A Brax or MJX environment behind the :class:`Environment` protocol.
+
+    Every episode begins in a fresh state (Brax's own ``AutoResetWrapper`` returns to the first one), and the observation that
+    really followed the last action is kept for the bootstrap.
+
+    Args:
+        env: made by ``brax.envs.get_environment(name)``, or by ``brax.envs.create(name, auto_reset=False)``.
+        max_episode_steps: time limit, where ``env`` has none of its own (``info["truncation"]``).
+
+    Raises:
+        ValueError: an environment that resets itself.
+    """
+
+    def __init__(self, env: Any, max_episode_steps: int = 1000):
+        from brax.envs.wrappers.training import EpisodeWrapper
+
+        start = jax.eval_shape(env.reset, jax.random.key(0))
+        if "first_obs" in start.info:
+            raise ValueError("a Brax environment must not reset itself: make it with auto_reset=False")
+        if "truncation" not in start.info:
+            env = EpisodeWrapper(env, max_episode_steps, action_repeat=1)
+        self.env = env
+        self.max_episode_steps = int(env.episode_length)
+        self.observation_space = _boxes(start.obs)
+        self.action_space: spaces.Space = spaces.Box(-1.0, 1.0, (env.action_size,), np.float32)
+
+    def __repr__(self) -> str:
+        return f"BraxEnvironment({type(self.env.unwrapped).__name__})"
+
+    def reset(self, key: PRNGKeyArray) -> tuple[PyTree, PyTree]:
+        """Begin an episode: ``(observation, state)``."""
+        state = _strong(self.env.reset(key))
+        return state.obs, state
+
+    def step(self, key: PRNGKeyArray, state: PyTree, action: Any) -> EnvStep:
+        """Act once."""
+        # The state is copied first, because Brax's wrappers write into its dictionaries.
+        following = _strong(self.env.step(jax.tree.map(lambda x: x, state), action))
+        done, truncated = following.done > 0, following.info["truncation"] > 0
+        _, fresh = self.reset(key)
+        going_on = jax.tree.map(lambda new, old: jnp.where(done, new, old), fresh, following)
+        return EnvStep(going_on.obs, going_on, following.reward, done & ~truncated, truncated, following.obs)
+
+
+def make_brax(env_id: str) -> BraxEnvironment:
+    """Make an environment by its id, such as ``brax:hopper``.
+
+    Raises:
+        ValueError: Brax is not installed, or an unknown id.
+    """
+    name = env_id.removeprefix(PREFIX)
+    try:
+        from brax import envs
+    except ImportError as error:
+        raise ValueError(f'env={env_id!r} needs Brax: pip install "jtrpo[brax]"') from error
+    if name not in envs._envs:
+        near = difflib.get_close_matches(name, envs._envs, n=3, cutoff=0.5) or sorted(envs._envs)
+        raise ValueError(f"env={env_id!r} is not an environment of Brax; did you mean {' or '.join(near)}?")
+    return BraxEnvironment(envs.get_environment(name, backend=BACKEND))
+
+
+def _boxes(shapes: PyTree) -> spaces.Space:
+    if isinstance(shapes, dict):
+        return spaces.Dict({name: _boxes(child) for name, child in shapes.items()})
+    return spaces.Box(-np.inf, np.inf, shapes.shape, np.float32)
+
+
+def _strong(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda x: jax.lax.convert_element_type(x, jnp.result_type(x)), tree)

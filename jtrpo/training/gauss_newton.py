@@ -1,0 +1,76 @@
+"""Critic fit by Gauss-Newton steps in a trust region on the value function."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from jtrpo.core.conjugate_gradient import conjugate_gradient
+from jtrpo.core.line_search import Evaluation, line_search
+from jtrpo.training.critic import Critic
+
+
+def fit_gauss_newton(
+    critic: Critic,
+    params: PyTree,
+    observation: PyTree,
+    target: Float[Array, " B"],
+    *,
+    max_change: float | Float[Array, ""],
+    damping: float | Float[Array, ""],
+    steps: int,
+    cg_iterations: int,
+) -> tuple[PyTree, Float[Array, ""]]:
+    """Minimise mean((V - target)^2) / 2 by trust-region steps; the batch is used whole.
+
+    Each step solves   minimise mean((V_new - target)^2)   subject to   mean((V_new - V)^2) / (2 sigma^2) <= max_change
+
+    with sigma^2 = mean((V - target)^2) at its start, by x = CG(J^T J / B + damping I, J^T (target - V) / B), shortened to the
+    edge where it is longer, and a backtracking line search. The constraint is the KL between the Gaussians N(V, sigma^2) and
+    N(V_new, sigma^2).
+
+    Args:
+        critic: pure function ``(params, observation) -> value``.
+        params: its parameters.
+        observation: any pytree, leading axis ``B``.
+        target: value targets.
+        max_change: bound of the constraint, without unit.
+        damping: added to the diagonal of J^T J / B.
+        steps: Gauss-Newton steps.
+        cg_iterations: most products with J^T J per step.
+
+    Returns:
+        ``(params, loss)``, the loss after the last step.
+
+    Source: Schulman et al. 2016, High-Dimensional Continuous Control Using Generalized Advantage Estimation,
+    https://arxiv.org/abs/1506.02438, section 5.
+    """
+    size = target.shape[0]
+
+    def step(params: PyTree, _: None) -> tuple[PyTree, Float[Array, ""]]:
+        value, jvp = jax.linearize(lambda p: critic(p, observation), params)
+        transpose = jax.linear_transpose(jvp, params)
+        vjp = lambda u: transpose(u / size)[0]  # noqa: E731
+        variance = jnp.mean(jnp.square(target - value))
+        direction, cg = conjugate_gradient(
+            lambda v: jax.tree.map(lambda a, b: a + damping * b, vjp(jvp(v)), v),
+            vjp(target - value),
+            max_iterations=cg_iterations,
+        )
+        edge = jnp.sqrt(2.0 * max_change * variance / jnp.where(cg.curvature > 0, cg.curvature, 1.0))
+        full_step = jax.tree.map(lambda x: jnp.minimum(edge, 1.0) * x, direction)
+
+        def evaluate(candidate: PyTree) -> Evaluation:
+            new = critic(candidate, observation)
+            change = jnp.square(new - value) / (2.0 * jnp.where(variance > 0, variance, 1.0))
+            objective = -0.5 * jnp.mean(jnp.square(new - target))
+            return Evaluation(objective, jnp.mean(change), jnp.max(change), jnp.zeros_like(objective))
+
+        zero = jnp.zeros_like(variance)
+        start = Evaluation(-0.5 * variance, zero, zero, zero)
+        params, search = line_search(
+            evaluate, params, full_step, start, max_kl=max_change, backtrack_factor=0.5, enabled=cg.curvature > 0
+        )
+        return params, -search.evaluation.objective
+
+    params, losses = jax.lax.scan(step, params, length=steps)
+    return params, losses[-1]

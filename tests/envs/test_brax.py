@@ -1,0 +1,57 @@
+"""Needs ``pip install '.[brax]'``; skipped without it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jtrpo
+from jtrpo.envs.brax import BraxEnvironment
+
+pytest.importorskip("brax")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # Brax's own deprecations are not ours to mend
+
+
+@pytest.fixture(scope="module")
+def environment():
+    from brax import envs
+
+    return BraxEnvironment(envs.get_environment("inverted_pendulum", backend="spring"), max_episode_steps=12)
+
+
+def test_time_limits_truncate_falls_terminate_and_what_followed_is_kept(environment):
+    with jax.numpy_rank_promotion("allow"):
+        step = jax.jit(environment.step)
+        observation, state = jax.jit(environment.reset)(jax.random.key(0))
+        for action, kinds in ((0.0, (False, True)), (1.0, (True, False))):
+            for i in range(40):
+                result = step(jax.random.key(i), state, jnp.array([action]))
+                same = jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), result.state)
+                assert same == jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), state)
+                state = result.state
+                if result.terminated | result.truncated:
+                    break
+                np.testing.assert_array_equal(result.observation, result.final_observation)
+            assert (bool(result.terminated), bool(result.truncated)) == kinds
+            assert float(jnp.abs(result.observation).max()) <= 0.011  # a fresh start, near rest
+            assert float(jnp.abs(result.final_observation - result.observation).max()) > 1e-3
+            assert float(state.info["steps"]) == 0.0
+        assert step._cache_size() == 1
+
+
+def test_inverted_pendulum_learns():
+    config = jtrpo.TrainConfig("brax:inverted_pendulum", total_timesteps=100_000)
+    with jax.numpy_rank_promotion("allow"):
+        metrics = jax.jit(jtrpo.make_train(config))(jax.random.key(0)).metrics
+    assert float(metrics.episode.return_mean[0]) < 30
+    assert float(jnp.nanmean(metrics.episode.return_mean[-5:])) > 150
+    assert jnp.all(metrics.policy.kl <= 0.005)
+
+
+def test_an_unknown_name_and_an_environment_that_resets_itself_are_refused():
+    from brax import envs
+
+    with pytest.raises(ValueError, match=r"brax:hoper.*hopper"):
+        jtrpo.TrainConfig("brax:hoper")
+    with pytest.raises(ValueError, match="auto_reset=False"):
+        BraxEnvironment(envs.create("inverted_pendulum", backend="spring"))
