@@ -66,7 +66,7 @@ def check_outputs(notebook):
 
 
 def test_there_are_notebooks():
-    assert {path.stem for path in NOTEBOOKS} >= {"quickstart", "trust_region"}
+    assert {path.stem for path in NOTEBOOKS} >= {"quickstart", "trust_region", "custom_environment"}
 
 
 @pytest.mark.slow

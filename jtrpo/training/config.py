@@ -156,7 +156,7 @@ class TrainConfig:
     constraint: str = "kl"
     preconditioner: str | None = None
     adapt: tuple[str, ...] = ()
-    schedules: Mapping[str, Schedule] = dataclasses.field(default_factory=dict, metadata={"cli": False})
+    schedules: Mapping[str, Schedule] = dataclasses.field(default_factory=dict, hash=False, metadata={"cli": False})
     critic: str = "adam"
     critic_epochs: int = 10
     critic_minibatches: int = 4

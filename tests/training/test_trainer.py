@@ -40,6 +40,12 @@ def test_budget_is_rounded_up_to_whole_updates_and_reported():
     assert int(result.state.update) == 6
 
 
+def test_a_config_can_be_a_static_argument():
+    scheduled = dataclasses.replace(CONFIG, schedules={"max_kl": lambda update: 0.01})
+    assert hash(CONFIG) == hash(dataclasses.replace(CONFIG))
+    assert len({CONFIG, dataclasses.replace(CONFIG), scheduled}) == 2
+
+
 def test_a_step_keeps_every_type_and_compiles_once(step, start):
     state, _ = step(start)
     described = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype, getattr(x, "weak_type", False)), tree)  # noqa: E731
