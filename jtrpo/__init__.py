@@ -19,6 +19,7 @@ from jtrpo.envs.protocol import Environment, EnvStep  # noqa: E402
 from jtrpo.training.agent import Agent, make_agent  # noqa: E402
 from jtrpo.training.config import Hyperparams, TrainConfig  # noqa: E402
 from jtrpo.training.trainer import Metrics, Trainer, TrainResult, TrainState, make_train, make_trainer  # noqa: E402
+from jtrpo.training.tuned import tuned  # noqa: E402
 
 __version__ = "0.1.0"
 
@@ -54,4 +55,5 @@ __all__ = [
     "mean_kl",
     "surrogate",
     "trpo_update",
+    "tuned",
 ]

@@ -16,6 +16,7 @@ from jtrpo.tools.plot import save_learning_curve
 from jtrpo.tools.progress import Progress
 from jtrpo.tools.run import EVALUATION_EPISODES, run_training
 from jtrpo.training.config import Hyperparams, TrainConfig
+from jtrpo.training.tuned import TUNED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Train:
     """Train a policy by TRPO, evaluate it over 128 episodes, and sum the run up."""
 
     env: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENV")]
-    """Environment id, such as CartPole-v1; `jtrpo envs` lists them."""
+    """Environment id, such as CartPole-v1; `jtrpo envs` lists them. Settings that are not given are those that ship for it."""
     seed: int = 0
     """Seed of the random key."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -39,17 +40,26 @@ class Envs:
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line; exits with 2 and a message where the input is wrong."""
-    command = tyro.cli(
-        _with_settings(Train) | Envs,  # type: ignore[arg-type]
+    command = _parse(argv, {})
+    if (
+        isinstance(command, Train) and command.env in TUNED
+    ):  # again, with what ships for the environment as the defaults
+        config, numbers = TUNED[command.env]
+        command = _parse(argv, {**config, **numbers})
+    try:
+        _train(command) if isinstance(command, Train) else _envs()
+    except (TypeError, ValueError) as error:
+        sys.exit(_complain(error))
+
+
+def _parse(argv: list[str] | None, defaults: dict[str, Any]) -> Any:
+    return tyro.cli(
+        _with_settings(Train, defaults) | Envs,  # type: ignore[arg-type]
         args=argv,
         prog="jtrpo",
         description="Trust Region Policy Optimization in JAX.",
         config=(tyro.conf.OmitSubcommandPrefixes,),
     )
-    try:
-        _train(command) if isinstance(command, Train) else _envs()
-    except (TypeError, ValueError) as error:
-        sys.exit(_complain(error))
 
 
 def _complain(error: Exception) -> int:
@@ -93,12 +103,13 @@ _CONFIG_FIELDS = [
 _HYPERPARAM_FIELDS = [(name, float, default) for name, default in Hyperparams._field_defaults.items()]
 
 
-def _with_settings(command: type) -> type:
+def _with_settings(command: type, defaults: dict[str, Any]) -> type:
     fields: list[Any] = []
     for owner, settings in ((TrainConfig, _CONFIG_FIELDS), (Hyperparams, _HYPERPARAM_FIELDS)):
         texts = _attribute_texts(owner)
         fields += [
-            (name, Annotated[kind, tyro.conf.arg(help=texts[name])], default) for name, kind, default in settings
+            (name, Annotated[kind, tyro.conf.arg(help=texts[name])], defaults.get(name, default))
+            for name, kind, default in settings
         ]
     extended = dataclasses.make_dataclass(command.__name__, fields, bases=(command,), frozen=True)
     extended.__doc__ = command.__doc__
