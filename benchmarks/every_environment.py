@@ -62,7 +62,7 @@ def row(env: str, steps: int, seeds: int) -> dict:
         return {
             "greedy": trainer.evaluate(result.state, key, EPISODES).mean(),
             "stochastic": trainer.evaluate(result.state, key, EPISODES, deterministic=False).mean(),
-            "kl_violations": jnp.sum(result.metrics.policy.kl > result.state.hyperparams.max_kl),
+            "kl_violations": jnp.sum(result.metrics.policy.kl > result.metrics.hyperparams.max_kl),
             "finite": jnp.stack(finite).all(),
         }
 

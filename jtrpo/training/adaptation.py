@@ -1,24 +1,24 @@
 """Hyper-parameters that change in the course of a run: by a schedule, or by how well the last update was predicted."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jtrpo.core.trpo import TRPOInfo
-from jtrpo.training.config import Hyperparams, Schedule
+from jtrpo.training.config import Hyperparams, TrainConfig
 
 FACTOR = 1.5
 LIMITS = {"max_kl": (1e-4, 0.1), "cg_damping": (1e-4, 10.0)}
 """Bounds within which a number adapts; one that starts outside moves towards them."""
 
 
-def follow_schedules(
-    hyperparams: Hyperparams, schedules: Mapping[str, Schedule], update: Int[Array, ""]
-) -> Hyperparams:
-    """Return the numbers in force at an update."""
-    scheduled = {name: jnp.asarray(schedule(update), float) for name, schedule in schedules.items()}
-    return hyperparams._replace(**scheduled)
+def numbers_in_force(config: TrainConfig, hyperparams: Hyperparams, update: Int[Array, ""]) -> Hyperparams:
+    """Return the numbers of an update: scheduled, annealed to ``1 / num_updates`` of their value, or as they are."""
+    left = jnp.maximum(config.num_updates - update, 1) / config.num_updates
+    annealed = {name: left * getattr(hyperparams, name) for name in config.anneal}
+    scheduled = {name: jnp.asarray(schedule(update), float) for name, schedule in config.schedules.items()}
+    return hyperparams._replace(**annealed, **scheduled)
 
 
 def reduction_ratio(info: TRPOInfo) -> Float[Array, ""]:

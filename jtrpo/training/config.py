@@ -49,6 +49,9 @@ _RANGES: dict[str, dict[str, Any]] = {
 ADAPTIVE = ("max_kl", "cg_damping")
 """Hyper-parameters that may adapt to the run."""
 
+ANNEALED = ("max_kl", "cg_damping", "entropy_coefficient", "critic_learning_rate", "critic_max_change")
+"""Hyper-parameters that may be annealed: those for which less and less makes sense."""
+
 
 class Hyperparams(_HyperparamFields):
     """Numbers of the algorithm. Each may be traced, or an array to ``vmap`` over.
@@ -124,6 +127,8 @@ class TrainConfig:
         preconditioner: of the conjugate gradients: ``None`` or ``"diagonal"``, the Fisher matrix's estimated diagonal.
         adapt: numbers that each update's ratio of actual to predicted improvement corrects: any of ``"max_kl"`` and
             ``"cg_damping"``.
+        anneal: numbers that fall linearly over the run, towards zero: any of ``"max_kl"``, ``"cg_damping"``,
+            ``"entropy_coefficient"``, ``"critic_learning_rate"`` and ``"critic_max_change"``.
         schedules: for any of the :class:`Hyperparams`, by name, a function from the number of updates done to its value, such
             as ``optax.linear_schedule(0.01, 0.0, 100)``; it takes the place of the number.
         critic: ``"adam"``, or ``"gauss_newton"``: second-order steps in a trust region on the values.
@@ -156,6 +161,7 @@ class TrainConfig:
     constraint: str = "kl"
     preconditioner: str | None = None
     adapt: tuple[str, ...] = ()
+    anneal: tuple[str, ...] = ()
     schedules: Mapping[str, Schedule] = dataclasses.field(default_factory=dict, hash=False, metadata={"cli": False})
     critic: str = "adam"
     critic_epochs: int = 10
@@ -201,21 +207,25 @@ class TrainConfig:
         check_action_space(self.environment.action_space, self.environment.observation_space)
 
     def _check_numbers_that_change(self) -> None:
-        if isinstance(self.adapt, str) or not isinstance(self.adapt, tuple | list):
-            raise TypeError(f"adapt must be a tuple of names such as ('cg_damping',); got {self.adapt!r}")
-        object.__setattr__(self, "adapt", tuple(self.adapt))
-        for name in self.adapt:
-            check_choice("adapt", name, ADAPTIVE)
+        for field, choices in (("adapt", ADAPTIVE), ("anneal", ANNEALED)):
+            names = getattr(self, field)
+            if isinstance(names, str) or not isinstance(names, tuple | list):
+                raise TypeError(f"{field} must be a tuple of names such as ('max_kl',); got {names!r}")
+            for name in names:
+                check_choice(field, name, choices)
+            object.__setattr__(self, field, tuple(names))
         if not isinstance(self.schedules, Mapping):
             raise TypeError(f"schedules must map names of hyper-parameters to functions; got {self.schedules!r}")
         for name, schedule in self.schedules.items():
             check_choice("schedules", name, Hyperparams._fields)
             if not callable(schedule):
                 raise TypeError(f"schedules[{name!r}] must be a function of the update's number; got {schedule!r}")
-            if name in self.adapt:
-                raise ValueError(f"{name} has a schedule and is to adapt; choose one")
             for update in (0, self.num_updates - 1):  # the ends; what lies between is the schedule's own affair
                 check_number(f"schedules[{name!r}]({update})", schedule(jax.numpy.int32(update)), **_RANGES[name])
+        changing = (*self.adapt, *self.anneal, *self.schedules)
+        for name in changing:
+            if changing.count(name) > 1:
+                raise ValueError(f"{name} is named more than once among adapt, anneal and schedules; choose one")
 
     @cached_property
     def environment(self) -> Environment:

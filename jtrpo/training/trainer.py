@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 from jtrpo.core.advantage import gae
 from jtrpo.core.batch import Batch
 from jtrpo.core.trpo import TRPOInfo, trpo_update
-from jtrpo.training.adaptation import adapt, follow_schedules
+from jtrpo.training.adaptation import adapt, numbers_in_force
 from jtrpo.training.agent import make_agent
 from jtrpo.training.config import Hyperparams, TrainConfig, as_arrays
 from jtrpo.training.critic import CriticInfo, explained_variance, fit_critic, init_critic_optimizer
@@ -51,7 +51,7 @@ class TrainState(NamedTuple):
         return_statistics: running moments of the discounted return.
         discounted_return: discounted return so far in each environment, ``[num_envs]``.
         target_statistics: running moments of the value targets.
-        hyperparams: the numbers in force; replace them to change course in mid-training.
+        hyperparams: the algorithm's numbers; replace them to change course in mid-training.
         key: random key.
         update: updates done.
     """
@@ -74,12 +74,14 @@ class Metrics(NamedTuple):
 
     Attributes:
         timesteps: environment steps taken so far.
+        hyperparams: the numbers in force, schedules and annealing included.
         episode: the episodes that finished while this update's batch was collected.
         policy: the policy update.
         critic: the critic fit.
     """
 
     timesteps: Array
+    hyperparams: Hyperparams
     episode: EpisodeSummary
     policy: TRPOInfo
     critic: CriticInfo
@@ -150,17 +152,16 @@ def make_trainer(config: TrainConfig) -> Trainer:
 
     def step(state: TrainState) -> tuple[TrainState, Metrics]:
         key, rollout_key, critic_key = jax.random.split(state.key, 3)
-        numbers = follow_schedules(state.hyperparams, config.schedules, state.update)
+        base, numbers = state.hyperparams, numbers_in_force(config, state.hyperparams, state.update)
         state = state._replace(key=key, hyperparams=numbers)
         state, trajectory, episodes = collect_trajectories(state, rollout_key)
         state, batch, target, variance_explained = estimate_advantages(state, trajectory)
         state, policy_info = improve_policy(state, batch)
         state, critic_loss = improve_critic(state, trajectory, target, critic_key)
         state = learn_statistics(state, trajectory)
-        state = state._replace(update=state.update + 1)
-        return state, Metrics(
-            timesteps_after(state), episodes, policy_info, CriticInfo(critic_loss, variance_explained)
-        )
+        state = state._replace(hyperparams=adapt(base, config.adapt, policy_info), update=state.update + 1)
+        critic_info = CriticInfo(critic_loss, variance_explained)
+        return state, Metrics(timesteps_after(state), numbers, episodes, policy_info, critic_info)
 
     def collect_trajectories(state: TrainState, key: PRNGKeyArray) -> tuple[TrainState, Trajectory, EpisodeSummary]:
         collect_key, stagger_key = jax.random.split(key)
@@ -211,7 +212,7 @@ def make_trainer(config: TrainConfig) -> Trainer:
             preconditioner=config.preconditioner,
             sequence_length=sequence_length,
         )
-        return state._replace(policy_params=params, hyperparams=adapt(numbers, config.adapt, info)), info
+        return state._replace(policy_params=params), info
 
     def improve_critic(
         state: TrainState, trajectory: Trajectory, target: Array, key: PRNGKeyArray

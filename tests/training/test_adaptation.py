@@ -45,18 +45,17 @@ def test_a_schedule_is_followed_and_reported_and_the_other_settings_train_as_wel
     settings = config(
         schedules={"max_kl": limit, "entropy_coefficient": lambda update: 0.01 * 0.5**update},
         adapt=("cg_damping",),
+        anneal=("critic_max_change",),
         constraint="kl_max",
         preconditioner="diagonal",
         critic="gauss_newton",
         normalize_values=True,
         shared_torso=True,
     )
-    trainer = jtrpo.make_trainer(settings)
-    _, (numbers, metrics) = jax.jit(
-        lambda state: jax.lax.scan(
-            lambda state, _: (lambda s, m: (s, (s.hyperparams, m)))(*trainer.step(state)), state, length=40
-        )
-    )(trainer.init(jax.random.key(0)))
+    state, metrics = jax.jit(jtrpo.make_train(settings))(jax.random.key(0))
+    numbers = metrics.hyperparams
+    np.testing.assert_allclose(numbers.critic_max_change, 0.1 * (1 - np.arange(40) / 40), rtol=1e-5)
+    np.testing.assert_allclose(state.hyperparams.critic_max_change, 0.1, rtol=1e-6)
     np.testing.assert_allclose(numbers.max_kl, [limit(i) for i in range(40)], rtol=1e-5)
     np.testing.assert_allclose(numbers.entropy_coefficient, 0.01 * 0.5 ** np.arange(40), rtol=1e-4)
     assert jnp.all(metrics.policy.kl_max <= numbers.max_kl)
@@ -73,6 +72,8 @@ def test_a_schedule_is_followed_and_reported_and_the_other_settings_train_as_wel
         ({"schedules": {"max_kl": 0.1}}, TypeError, ["schedules['max_kl']", "function", "0.1"]),
         ({"schedules": {"max_kl": lambda i: 0.01 - i}}, ValueError, ["schedules['max_kl'](39)", "above 0"]),
         ({"schedules": {"max_kl": lambda i: 0.01}, "adapt": ("max_kl",)}, ValueError, ["max_kl", "choose one"]),
+        ({"anneal": ("max_kl",), "adapt": ("max_kl",)}, ValueError, ["max_kl", "choose one"]),
+        ({"anneal": ("gamma",)}, ValueError, ["anneal", "'max_kl'", "'gamma'"]),
         ({"constraint": "max"}, ValueError, ["constraint", "'kl_max'"]),
         ({"preconditioner": "full"}, ValueError, ["preconditioner", "'diagonal'"]),
         ({"critic": "sgd"}, ValueError, ["critic", "'gauss_newton'"]),
