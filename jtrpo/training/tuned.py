@@ -4,7 +4,44 @@ from typing import Any
 
 from jtrpo.training.config import Hyperparams, TrainConfig
 
-TUNED: dict[str, tuple[dict[str, Any], dict[str, float]]] = {}
+_SHRINKING = {"critic": "gauss_newton", "critic_epochs": 2, "anneal": ("max_kl",)}
+"""A second-order critic and a trust region that shrinks: large steps at first, and a policy that settles at the end."""
+
+TUNED: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
+    "CartPole-v1": (
+        {**_SHRINKING, "total_timesteps": 100_000, "num_envs": 64, "num_steps": 32},
+        {"max_kl": 0.01, "critic_max_change": 0.3},
+    ),
+    "Acrobot-v1": (
+        {**_SHRINKING, "total_timesteps": 100_000, "num_envs": 64, "num_steps": 8},
+        {"max_kl": 0.05, "gamma": 0.995, "cg_damping": 1.0, "critic_max_change": 0.3},
+    ),
+    "MountainCar-v0": (
+        {
+            **_SHRINKING,
+            "total_timesteps": 100_000,
+            "num_envs": 64,
+            "num_steps": 8,
+            "anneal": ("max_kl", "entropy_coefficient"),
+        },
+        {"max_kl": 0.01, "gae_lambda": 0.98, "entropy_coefficient": 0.1, "critic_max_change": 0.3},
+    ),
+    "MountainCarContinuous-v0": (
+        {**_SHRINKING, "total_timesteps": 50_000, "num_envs": 32, "num_steps": 32},
+        {"max_kl": 0.01, "gamma": 0.995, "gae_lambda": 0.98, "critic_max_change": 0.3},
+    ),
+    "Pendulum-v1": (
+        {
+            **_SHRINKING,
+            "total_timesteps": 100_000,
+            "num_envs": 64,
+            "num_steps": 8,
+            "box_distribution": "gsde",
+            "initial_log_std": -1.0,
+        },
+        {"max_kl": 0.01, "gamma": 0.95, "critic_max_change": 0.3},
+    ),
+}
 """By environment id: fields of :class:`TrainConfig`, and fields of :class:`Hyperparams`, that differ from the defaults."""
 
 

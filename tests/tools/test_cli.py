@@ -20,7 +20,7 @@ def test_train_ends_with_the_summary_as_json_and_a_picture(tmp_path, capsys):
     }  # fmt: skip
     assert (summary["env"], summary["seed"], summary["total_timesteps"]) == ("CartPole-v1", 3, 768)
     assert summary["evaluation_return"] >= 8
-    assert 0 < summary["max_kl_seen"] <= 0.005
+    assert 0 < summary["max_kl_seen"] <= 0.01  # what ships for CartPole
     assert "768 steps" in err
     assert picture.read_bytes().startswith(b"\x89PNG")
 
