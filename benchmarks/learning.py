@@ -68,7 +68,7 @@ def learn(env: str, seeds: int, **settings: Any) -> dict[str, Any]:
         "config": static,
         "hyperparams": numbers,
         "timesteps": result["timesteps"][0].tolist(),
-        "curve": [[None if np.isnan(x) else float(x) for x in row] for row in result["curve"]],
+        "curve": [[None if np.isnan(x) else round(float(x), 2) for x in row] for row in result["curve"]],
         "compile_seconds": started - began,
         "run_seconds": ended - started,
         "device": f"{jax.devices()[0].device_kind}, {platform.machine()}",
@@ -86,7 +86,8 @@ def interval(values: list[float], statistic: Any = np.mean) -> tuple[float, floa
     """95 % bootstrap interval over seeds; a point where all seeds agree."""
     if len(values) < 2 or np.ptp(values) == 0:
         return values[0], values[-1]
-    bootstrap = stats.bootstrap((np.asarray(values),), statistic, n_resamples=10_000, rng=np.random.default_rng(0))
+    settings = {"n_resamples": 10_000, "method": "percentile", "rng": np.random.default_rng(0)}
+    bootstrap = stats.bootstrap((np.asarray(values),), statistic, **settings)
     return bootstrap.confidence_interval.low, bootstrap.confidence_interval.high
 
 

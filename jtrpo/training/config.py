@@ -30,7 +30,7 @@ class _HyperparamFields(NamedTuple):
     backtrack_factor: Number = 0.8
     entropy_coefficient: Number = 0.0
     critic_learning_rate: Number = 1e-3
-    critic_max_change: Number = 0.1
+    critic_max_change: Number = 0.3
 
 
 _RANGES: dict[str, dict[str, Any]] = {

@@ -45,6 +45,8 @@ def test_the_interval_covers_the_mean_as_often_as_it_says():
     covered = [low <= 0 <= high for low, high in (learning.interval(rng.normal(size=20).tolist()) for _ in range(60))]
     assert 0.85 <= np.mean(covered) <= 1.0
     assert learning.interval([5.0, 5.0, 5.0]) == (5.0, 5.0)
+    nearly_all_equal = [500.0] * 19 + [200.0]  # an interquartile mean that hardly varies
+    assert learning.interval(nearly_all_equal, learning.interquartile_mean) == (500.0, 500.0)
 
 
 def test_interquartile_mean_ignores_the_outer_quarters():

@@ -54,8 +54,8 @@ def test_a_schedule_is_followed_and_reported_and_the_other_settings_train_as_wel
     )
     state, metrics = jax.jit(jtrpo.make_train(settings))(jax.random.key(0))
     numbers = metrics.hyperparams
-    np.testing.assert_allclose(numbers.critic_max_change, 0.1 * (1 - np.arange(40) / 40), rtol=1e-5)
-    np.testing.assert_allclose(state.hyperparams.critic_max_change, 0.1, rtol=1e-6)
+    np.testing.assert_allclose(numbers.critic_max_change, 0.3 * (1 - np.arange(40) / 40), rtol=1e-5)
+    np.testing.assert_allclose(state.hyperparams.critic_max_change, 0.3, rtol=1e-6)
     np.testing.assert_allclose(numbers.max_kl, [limit(i) for i in range(40)], rtol=1e-5)
     np.testing.assert_allclose(numbers.entropy_coefficient, 0.01 * 0.5 ** np.arange(40), rtol=1e-4)
     assert jnp.all(metrics.policy.kl_max <= numbers.max_kl)
