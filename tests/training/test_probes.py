@@ -54,3 +54,13 @@ def test_policy_learns_what_the_observation_tells_continuous():
     distribution, _ = agent.policy(result.state, jnp.array([[-1.0], [1.0]]))
     assert jnp.allclose(distribution.mode()[:, 0], jnp.array([-0.5, 0.5]), atol=0.1)
     assert jnp.all(jnp.exp(distribution.log_std) < 0.5)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"critic": "gauss_newton"}, {"normalize_values": True}, {"shared_torso": True}], ids=lambda s: next(iter(s))
+)  # fmt: skip
+def test_every_kind_of_critic_learns_the_value_of_a_time_limit_that_never_ends_anything(settings):
+    result, agent = train(probes.TruncatedOnly(probes.DISCRETE), updates=80, **settings)
+    learned, _ = agent.value(result.state, jnp.zeros((1, 1)))
+    assert jnp.allclose(learned, 1.0 / (1.0 - GAMMA), atol=0.05), learned
+    assert float(result.metrics.critic.loss[-1]) < float(result.metrics.critic.loss[0])
