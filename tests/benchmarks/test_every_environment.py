@@ -1,6 +1,10 @@
 import json
 
+import pytest
+
 from benchmarks import every_environment
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_row_holds_random_ours_and_the_reference(tmp_path, monkeypatch, capsys):

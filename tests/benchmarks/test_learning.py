@@ -5,6 +5,8 @@ import pytest
 
 from benchmarks import learning
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

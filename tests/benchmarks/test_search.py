@@ -1,9 +1,12 @@
 import json
 
 import numpy as np
+import pytest
 
 import jtrpo
 from benchmarks import search
+
+pytestmark = pytest.mark.slow
 
 
 def test_every_draw_is_a_setting_that_can_be_built():

@@ -1,6 +1,10 @@
 import json
 
+import pytest
+
 from benchmarks import throughput
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_small_table_is_measured_and_written(tmp_path, monkeypatch, capsys):

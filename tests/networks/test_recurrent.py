@@ -97,6 +97,7 @@ def test_what_came_before_an_episodes_start_changes_nothing_after_it(x64):
     np.testing.assert_array_equal(before[2:], after[2:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("filling", [3.0, np.nan])
 def test_padded_steps_change_nothing(filling, x64):
     policy, params, seen = make("gru")
@@ -124,6 +125,7 @@ def test_padded_steps_change_nothing(filling, x64):
     np.testing.assert_allclose(padded_info.kl, info.kl, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_step_of_weight_zero_is_remembered_where_sequences_are_declared(x64):
     """Burn-in: the first steps do not count, and still fill the memory."""
     policy, params, seen = make("gru")
@@ -138,6 +140,7 @@ def test_a_step_of_weight_zero_is_remembered_where_sequences_are_declared(x64):
     assert info.accepted
 
 
+@pytest.mark.slow
 def test_a_fraction_of_the_batch_is_whole_sequences(x64):
     policy, params, seen = make("gru")
     batch = Batch(seen, policy(params, seen).sample(jax.random.key(1)), jnp.cos(jnp.arange(18.0)))
