@@ -61,6 +61,19 @@ def check_observation_space(space: spaces.Space) -> None:
         )
 
 
+def patches(image: Float[Array, "... H W C"], stride: int) -> Float[Array, "... h w 9C"]:
+    """Every 3x3 neighbourhood that lies inside the image, so that a convolution is a matrix product.
+
+    XLA runs convolutions and their transposes slowly inside loops on a CPU, and as grouped convolutions under ``vmap`` over
+    seeds; matrix products are fast in both.
+    """
+    rows, columns = (size - 2 for size in image.shape[-3:-1])
+    shifted = [
+        image[..., y : y + rows : stride, x : x + columns : stride, :] for y in range(3) for x in range(3)
+    ]  # fmt: skip
+    return jnp.concatenate(shifted, axis=-1)
+
+
 class CNN(nn.Module):
     """Convolutions of 3x3, stride 2 while the image is larger than 16 pixels, flattened.
 
@@ -74,7 +87,7 @@ class CNN(nn.Module):
     def __call__(self, image: Float[Array, "... H W C"]) -> Float[Array, "... F"]:
         for channels in self.features:
             stride = 2 if min(image.shape[-3:-1]) > 16 else 1
-            image = nn.relu(nn.Conv(channels, (3, 3), stride, "VALID", kernel_init=_orthogonal(2**0.5))(image))
+            image = nn.relu(nn.Dense(channels, kernel_init=_orthogonal(2**0.5))(patches(image, stride)))
         return jnp.reshape(image, (*image.shape[:-3], -1))
 
 
