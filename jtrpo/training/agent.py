@@ -55,8 +55,8 @@ class Agent(NamedTuple):
             the action space. Memory comes from ``empty_memory``; without recurrent networks it may be left out.
         value: ``(state, observation, memory) -> (value, memory)``, in units of (scaled) return, from the memory that ``policy``
             was given; each advances its own part.
-        values: ``(state, trajectory) -> (value, next_value, memory)``: of the observations and of what really followed them,
-            ``[T, N]`` each, in units of (scaled) return, and the memory after the last step.
+        values: ``(state, trajectory) -> (value, next_value, critic memory)``: of the observations and of what really followed
+            them, ``[T, N]`` each, in units of (scaled) return, and the critic's memory after the last step.
         see: ``(state, observation) -> observation``, normalised where the settings say so.
         empty_memory: ``(batch) -> memory`` for the first step of an episode.
         policy_sees: ``(state, trajectory) -> pytree`` with leading axis ``B`` for ``policy_network``.
@@ -70,7 +70,7 @@ class Agent(NamedTuple):
 
     policy: Callable[..., tuple[Distribution, Memories]]
     value: Callable[..., tuple[Float[Array, " N"], Memories]]
-    values: Callable[[Learned, Trajectory], tuple[Float[Array, "T N"], Float[Array, "T N"], Memories]]
+    values: Callable[[Learned, Trajectory], tuple[Float[Array, "T N"], Float[Array, "T N"], PyTree]]
     see: Callable[[Learned, PyTree], PyTree]
     empty_memory: Callable[[int], Memories]
     policy_sees: Callable[[Learned, Trajectory], PyTree]
@@ -172,17 +172,17 @@ def make_agent(config: TrainConfig) -> Agent:
         prediction, carry = predict(state, seen)
         return prediction, memory if config.shared_torso else memory._replace(critic=carry)
 
-    def values(state: Learned, trajectory: Trajectory) -> tuple[Float[Array, "T N"], Float[Array, "T N"], Memories]:
+    def values(state: Learned, trajectory: Trajectory) -> tuple[Float[Array, "T N"], Float[Array, "T N"], PyTree]:
         before = trajectory.memory.policy if config.shared_torso else trajectory.memory.critic
         current, carry = predict(state, sequences(state, trajectory, before))
         # The next value of each step goes on from the memory after it.
         following = flatten(see(state, trajectory.final_observation))
         next_value, _ = predict(state, step(following, carry))
-        memory = trajectory.memory
+        last: PyTree = ()
         if critic_remembers:
             last = jax.tree.map(lambda x: jnp.reshape(x, (trajectory.reward.shape[1], -1, *x.shape[1:]))[:, -1], carry)
-            memory = memory._replace(critic=forget(last, trajectory.done[-1]))
-        return unflatten(current, trajectory), unflatten(next_value, trajectory), memory
+            last = forget(last, trajectory.done[-1])
+        return unflatten(current, trajectory), unflatten(next_value, trajectory), last
 
     def one_step(observation: PyTree) -> PyTree:
         seen = jax.tree.map(lambda x: jnp.asarray(x)[None], observation)

@@ -175,7 +175,7 @@ def make_trainer(config: TrainConfig) -> Trainer:
         return state._replace(env_state=env_state), trajectory, episodes
 
     def estimate_advantages(state: TrainState, trajectory: Trajectory) -> tuple[TrainState, Batch, Array, Array]:
-        value, next_value, memory = agent.values(state, trajectory)
+        value, next_value, critic_memory = agent.values(state, trajectory)
         reward = trajectory.reward
         if config.scale_rewards:
             reward = reward / standard_deviation(state.return_statistics)
@@ -188,6 +188,7 @@ def make_trainer(config: TrainConfig) -> Trainer:
             gamma=state.hyperparams.gamma,
             gae_lambda=state.hyperparams.gae_lambda,
         )
+        memory = state.env_state.memory._replace(critic=critic_memory)
         state = state._replace(env_state=state.env_state._replace(memory=memory))
         samples = agent.flatten((trajectory.action, advantage, trajectory.log_prob))
         batch = Batch(agent.policy_sees(state, trajectory), *samples)

@@ -65,8 +65,23 @@ def test_the_value_of_what_followed_is_the_next_steps_value_within_an_episode(co
     within = ~trajectory.done[:-1]
     np.testing.assert_allclose(next_value[:-1][within], value[1:][within], atol=1e-6)
     assert within.any()
-    for leaf in jax.tree.leaves(memory.critic):
+    for leaf in jax.tree.leaves(memory):
         np.testing.assert_array_equal(jnp.all(leaf == 0, axis=1), trajectory.done[-1])
+
+
+def test_a_training_step_carries_the_memory_on_to_the_next_collection(collected):
+    settings, agent, state, _, _ = collected
+    following, _ = jax.jit(jtrpo.make_trainer(settings).step)(state)
+    policy = lambda observation, memory: agent.policy(state, observation, memory)  # noqa: E731
+    collect_key = jax.random.split(jax.random.split(state.key, 3)[1])[0]
+    end, _, _ = jax.jit(lambda start: collect(settings.environment, policy, start, collect_key, settings.num_steps))(
+        state.env_state
+    )
+    np.testing.assert_array_equal(following.env_state.episode_length, end.episode_length)
+    for a, b in zip(*map(jax.tree.leaves, (following.env_state.memory.policy, end.memory.policy)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    for memory in jax.tree.leaves(following.env_state.memory):
+        np.testing.assert_array_equal(jnp.all(memory == 0, axis=1), following.env_state.episode_length == 0)
 
 
 def memoryless_bound():
