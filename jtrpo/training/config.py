@@ -107,6 +107,8 @@ class TrainConfig:
         total_timesteps: environment steps to take, over all environments; rounded up to whole updates.
         num_envs: environments stepped side by side.
         num_steps: steps of each environment per update; the batch is ``num_envs * num_steps``.
+        reuse: collections that each update learns from: the newest and the ``reuse - 1`` before it, with importance ratios. More
+            learning from the same steps, at ``reuse`` times the cost of an update.
         hidden_sizes: width of each hidden layer of the policy and of the critic.
         activation: ``"tanh"``, ``"relu"``, ``"elu"``, ``"gelu"`` or ``"silu"``.
         memory: recurrent layer after the hidden ones, of the last one's width: ``None``, ``"gru"`` or ``"lstm"``.
@@ -144,6 +146,7 @@ class TrainConfig:
     total_timesteps: int = 100_000
     num_envs: int = 64
     num_steps: int = 32
+    reuse: int = 1
     hidden_sizes: tuple[int, ...] = (64, 64)
     activation: str = "tanh"
     memory: str | None = None
@@ -168,7 +171,7 @@ class TrainConfig:
     critic_minibatches: int = 4
 
     def __post_init__(self) -> None:
-        for name in ("total_timesteps", "num_envs", "num_steps", "cg_iterations", "max_backtracks"):
+        for name in ("total_timesteps", "num_envs", "num_steps", "reuse", "cg_iterations", "max_backtracks"):
             check_count(name, getattr(self, name), at_least=1)
         check_count("critic_epochs", self.critic_epochs, at_least=1)
         check_count("critic_minibatches", self.critic_minibatches, at_least=1)

@@ -24,6 +24,7 @@ from jtrpo.training.normalization import (
     standard_deviation,
     update_statistics,
 )
+from jtrpo.training.reuse import empty_window, slide_window
 from jtrpo.training.rollout import (
     EpisodeSummary,
     RolloutState,
@@ -54,6 +55,7 @@ class TrainState(NamedTuple):
         hyperparams: the algorithm's numbers; replace them to change course in mid-training.
         key: random key.
         update: updates done.
+        window: the collections before the newest that updates learn from; ``()`` without sample reuse.
     """
 
     policy_params: PyTree
@@ -67,6 +69,7 @@ class TrainState(NamedTuple):
     hyperparams: Hyperparams
     key: PRNGKeyArray
     update: Int[Array, ""]
+    window: PyTree = ()
 
 
 class Metrics(NamedTuple):
@@ -134,7 +137,7 @@ def make_trainer(config: TrainConfig) -> Trainer:
         env_state = reset(environment, env_key, config.num_envs, agent.empty_memory(config.num_envs))
         one = jax.tree.map(lambda x: x[0], env_state.observation)
         critic_params = agent.init_critic(critic_key, one)
-        return strong(
+        state = strong(
             TrainState(
                 policy_params=agent.init_policy(policy_key, one),
                 critic_params=critic_params,
@@ -149,15 +152,20 @@ def make_trainer(config: TrainConfig) -> Trainer:
                 update=jnp.int32(0),
             )
         )
+        if config.reuse > 1:
+            _, collection, _ = jax.eval_shape(collect_trajectories, state, key)
+            state = state._replace(window=empty_window(collection, config.reuse))
+        return state
 
     def step(state: TrainState) -> tuple[TrainState, Metrics]:
         key, rollout_key, critic_key = jax.random.split(state.key, 3)
         base, numbers = state.hyperparams, numbers_in_force(config, state.hyperparams, state.update)
         state = state._replace(key=key, hyperparams=numbers)
         state, trajectory, episodes = collect_trajectories(state, rollout_key)
-        state, batch, target, variance_explained = estimate_advantages(state, trajectory)
+        state, recent = recall(state, trajectory)
+        state, batch, target, variance_explained = estimate_advantages(state, recent)
         state, policy_info = improve_policy(state, batch)
-        state, critic_loss = improve_critic(state, trajectory, target, critic_key)
+        state, critic_loss = improve_critic(state, recent, target, critic_key)
         state = learn_statistics(state, trajectory)
         state = state._replace(hyperparams=adapt(base, config.adapt, policy_info), update=state.update + 1)
         critic_info = CriticInfo(critic_loss, variance_explained)
@@ -174,6 +182,12 @@ def make_trainer(config: TrainConfig) -> Trainer:
             )
         return state._replace(env_state=env_state), trajectory, episodes
 
+    def recall(state: TrainState, trajectory: Trajectory) -> tuple[TrainState, Trajectory]:
+        if config.reuse == 1:
+            return state, trajectory
+        window, recent = slide_window(state.window, trajectory, state.update == 0)
+        return state._replace(window=window), recent
+
     def estimate_advantages(state: TrainState, trajectory: Trajectory) -> tuple[TrainState, Batch, Array, Array]:
         value, next_value, critic_memory = agent.values(state, trajectory)
         reward = trajectory.reward
@@ -188,11 +202,13 @@ def make_trainer(config: TrainConfig) -> Trainer:
             gamma=state.hyperparams.gamma,
             gae_lambda=state.hyperparams.gae_lambda,
         )
+        newest = slice(-config.num_envs, None)
+        critic_memory = jax.tree.map(lambda x: x[newest], critic_memory)
         memory = state.env_state.memory._replace(critic=critic_memory)
         state = state._replace(env_state=state.env_state._replace(memory=memory))
         samples = agent.flatten((trajectory.action, advantage, trajectory.log_prob))
         batch = Batch(agent.policy_sees(state, trajectory), *samples)
-        return state, batch, agent.flatten(target), explained_variance(value, target)
+        return state, batch, agent.flatten(target), explained_variance(value[:, newest], target[:, newest])
 
     def improve_policy(state: TrainState, batch: Batch) -> tuple[TrainState, TRPOInfo]:
         numbers = state.hyperparams
