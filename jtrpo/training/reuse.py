@@ -24,7 +24,7 @@ def slide_window(window: Trajectory, newest: Trajectory, first: Bool[Array, ""])
         first: whether this is the first collection of all, which then also stands in for those that are missing.
 
     Returns:
-        ``(window, recent)``: the next window, and all of this one and the newest side by side as one trajectory of ``(W + 1) * N``
+        ``(window, recent)``: the next window, and this one and the newest side by side as one trajectory of ``(W + 1) * N``
         environments, newest last.
 
     Source: Queeney, Paschalidis and Cassandras 2021, Generalized Proximal Policy Optimization with Sample Reuse,
