@@ -123,7 +123,7 @@ class TrainConfig:
         normalize_values: fit the critic to targets centred and scaled by their running statistics.
         cg_iterations: most Fisher-vector products per update.
         max_backtracks: most line-search candidates per update.
-        fisher_fraction: share of the batch on which Fisher products are taken, in (0, 1].
+        fisher_fraction: share of the batch on which Fisher products, and the Gauss-Newton critic's, are taken, in (0, 1].
         constraint: what ``max_kl`` bounds: ``"kl"``, the mean over states, ``"kl_max"``, the largest, or ``"none"``: natural
             policy gradient steps without a line search.
         preconditioner: of the conjugate gradients: ``None`` or ``"diagonal"``, the Fisher matrix's estimated diagonal.

@@ -1,9 +1,12 @@
 """Critic fit by Gauss-Newton steps in a trust region on the value function."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
+from jtrpo.core.batch import every_nth
 from jtrpo.core.conjugate_gradient import conjugate_gradient
 from jtrpo.core.line_search import Evaluation, line_search
 from jtrpo.training.critic import Critic
@@ -19,8 +22,10 @@ def fit_gauss_newton(
     damping: float | Float[Array, ""],
     steps: int,
     cg_iterations: int,
+    fraction: float = 1.0,
+    sequence_length: int = 1,
 ) -> tuple[PyTree, Float[Array, ""]]:
-    """Minimise mean((V - target)^2) / 2 by trust-region steps; the batch is used whole.
+    """Minimise mean((V - target)^2) / 2 by trust-region steps.
 
     Each step solves   minimise mean((V_new - target)^2)   subject to   mean((V_new - V)^2) / (2 sigma^2) <= max_change
 
@@ -37,6 +42,8 @@ def fit_gauss_newton(
         damping: added to the diagonal of J^T J / B.
         steps: Gauss-Newton steps.
         cg_iterations: most products with J^T J per step.
+        fraction: share of the batch, evenly spaced, on which they are taken; everything else uses the whole batch.
+        sequence_length: steps that stay together, for a recurrent critic.
 
     Returns:
         ``(params, loss)``, the loss after the last step.
@@ -44,16 +51,23 @@ def fit_gauss_newton(
     Source: Schulman et al. 2016, High-Dimensional Continuous Control Using Generalized Advantage Estimation,
     https://arxiv.org/abs/1506.02438, section 5.
     """
-    size = target.shape[0]
+    some = every_nth(observation, target.shape[0], fraction, sequence_length)
 
-    def step(params: PyTree, _: None) -> tuple[PyTree, Float[Array, ""]]:
+    def linearize(params: PyTree, observation: PyTree) -> tuple[Array, Callable, Callable]:
+        """V, ``J v`` and ``J^T u / B``."""
         value, jvp = jax.linearize(lambda p: critic(p, observation), params)
         transpose = jax.linear_transpose(jvp, params)
-        vjp = lambda u: transpose(u / size)[0]  # noqa: E731
+        return value, jvp, lambda u: transpose(u / u.shape[0])[0]
+
+    def step(params: PyTree, _: None) -> tuple[PyTree, Float[Array, ""]]:
+        value, jvp, vjp = linearize(params, observation)
         variance = jnp.mean(jnp.square(target - value))
+        gradient = vjp(target - value)
+        if fraction < 1:
+            jvp, vjp = linearize(params, some)[1:]
         direction, cg = conjugate_gradient(
             lambda v: jax.tree.map(lambda a, b: a + damping * b, vjp(jvp(v)), v),
-            vjp(target - value),
+            gradient,
             max_iterations=cg_iterations,
         )
         edge = jnp.sqrt(2.0 * max_change * variance / jnp.where(cg.curvature > 0, cg.curvature, 1.0))

@@ -59,3 +59,23 @@ def test_steps_go_on_to_the_optimum_and_a_perfect_critic_stays(x64):
     )(new)
     np.testing.assert_allclose(loss, 0.0, atol=1e-20)
     np.testing.assert_allclose(again["w"], new["w"], rtol=1e-6)
+
+
+def test_products_on_a_fraction_of_the_batch(x64):
+    rng = np.random.default_rng(1)
+    params = {"w": jnp.asarray(rng.normal(size=(N, 8))), "v": jnp.asarray(rng.normal(size=8))}
+    observation, target = problem()
+    settings = {"max_change": 0.1, "damping": 1e-3, "steps": 2, "cg_iterations": 10}
+    fit = lambda params, twice, **more: fit_gauss_newton(  # noqa: E731
+        network, params, jnp.repeat(observation, twice, axis=0), jnp.repeat(target, twice), **settings, **more
+    )
+    whole, loss = fit(params, 1)
+    half, half_loss = fit(params, 2, fraction=0.5)  # every second of samples that come in twos: each of them once
+    np.testing.assert_allclose(half["w"], whole["w"], atol=1e-9)
+    np.testing.assert_allclose(half_loss, loss, rtol=1e-9)
+    other, other_loss = fit(params, 1, fraction=0.2)
+    assert np.abs(other["w"] - whole["w"]).max() > 1e-3
+    assert other_loss < 1.3 * loss
+    pairs = fit(params, 2, fraction=0.5, sequence_length=2)[1]  # whole pairs: every second sample, twice
+    alone = fit_gauss_newton(network, params, observation, target, **settings, fraction=0.5)[1]
+    np.testing.assert_allclose(pairs, alone, rtol=1e-9)
