@@ -49,22 +49,24 @@ def check_batch(batch: Batch) -> int:
     return size
 
 
-def every_nth(tree: Any, size: int, fraction: float, sequence_length: int = 1) -> Any:
-    """Take ``round(fraction * size)`` (at least one) evenly spaced entries along the leading axis of every leaf.
+def stratified(tree: Any, size: int, fraction: float, sequence_length: int = 1) -> Any:
+    """Take ``round(fraction * size)`` (at least one) entries along the leading axis of every leaf, one from each equal stretch.
 
-    Where the entries come in sequences of ``sequence_length``, whole sequences are taken.
+    The place within the stretch moves on by the golden ratio from one to the next: every n-th entry of a batch of time steps
+    times environments would always be the same environments'. Where the entries come in sequences of ``sequence_length``,
+    whole sequences are taken.
     """
     if sequence_length > 1:
         shape = (size // sequence_length, sequence_length)
         sequences = jax.tree.map(lambda x: jnp.reshape(x, (*shape, *x.shape[1:])), tree)
-        taken = every_nth(sequences, shape[0], fraction)
+        taken = stratified(sequences, shape[0], fraction)
         return jax.tree.map(lambda x: jnp.reshape(x, (-1, *x.shape[2:])), taken)
     count = max(1, round(fraction * size))
     if count == size:
         return tree
-    if size % count == 0:  # a plain strided slice, which XLA fuses where a gather would not be
-        return jax.tree.map(lambda x: x[:: size // count], tree)
-    index = np.arange(count, dtype=np.int64) * size // count
+    edges = np.arange(count + 1, dtype=np.int64) * size // count
+    place = np.arange(count) * (np.sqrt(5) - 1) / 2 % 1
+    index = edges[:-1] + (place * np.diff(edges)).astype(np.int64)
     return jax.tree.map(lambda x: jnp.take(x, index, axis=0), tree)
 
 

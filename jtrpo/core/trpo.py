@@ -10,10 +10,10 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from jtrpo.core.batch import (
     Batch,
     check_batch,
-    every_nth,
     mean_weights,
     normalize_advantages,
     silence,
+    stratified,
     sum_over,
     weighted_sum,
 )
@@ -100,8 +100,8 @@ def trpo_update(
         backtrack_factor: ratio of successive candidates' lengths, in (0, 1).
         max_backtracks: most candidates tried.
         entropy_coefficient: weight of the entropy bonus.
-        fisher_fraction: share of the batch, evenly spaced, on which the Fisher products are taken; everything else uses the
-            whole batch. Static.
+        fisher_fraction: share of the batch, spread over it, on which the Fisher products are taken; all else uses the whole batch.
+            Static.
         normalize_advantage: use (A - mean) / (std + 1e-8) over the valid samples. Static.
         constraint: what ``max_kl`` bounds: ``"kl"``, the mean KL over the samples; ``"kl_max"``, the largest (the paper's
             "max KL" ablation); ``"none"``, nothing: the full step is taken without a search, the natural policy gradient
@@ -168,7 +168,7 @@ def trpo_update(
     action, fisher_weight = batch.action, weight
     if fisher_fraction < 1:
         part = (batch.observation, batch.action, batch.weight)
-        observation, action, fisher_weight = every_nth(part, size, fisher_fraction, sequence_length)
+        observation, action, fisher_weight = stratified(part, size, fisher_fraction, sequence_length)
         linear = linearize_policy(policy, params, observation, axis_name)
         fisher_weight = mean_weights(fisher_weight, jax.tree.leaves(observation)[0].shape[0], axis_name)
     fisher = fisher_operator(linear, fisher_weight, axis_name)

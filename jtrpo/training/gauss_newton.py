@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from jtrpo.core.batch import every_nth
+from jtrpo.core.batch import stratified
 from jtrpo.core.conjugate_gradient import conjugate_gradient
 from jtrpo.core.line_search import Evaluation, line_search
 from jtrpo.training.critic import Critic
@@ -42,7 +42,7 @@ def fit_gauss_newton(
         damping: added to the diagonal of J^T J / B.
         steps: Gauss-Newton steps.
         cg_iterations: most products with J^T J per step.
-        fraction: share of the batch, evenly spaced, on which they are taken; everything else uses the whole batch.
+        fraction: share of the batch, spread over all of it, on which they are taken; everything else uses the whole batch.
         sequence_length: steps that stay together, for a recurrent critic.
 
     Returns:
@@ -51,7 +51,7 @@ def fit_gauss_newton(
     Source: Schulman et al. 2016, High-Dimensional Continuous Control Using Generalized Advantage Estimation,
     https://arxiv.org/abs/1506.02438, section 5.
     """
-    some = every_nth(observation, target.shape[0], fraction, sequence_length)
+    some = stratified(observation, target.shape[0], fraction, sequence_length)
 
     def linearize(params: PyTree, observation: PyTree) -> tuple[Array, Callable, Callable]:
         """V, ``J v`` and ``J^T u / B``."""

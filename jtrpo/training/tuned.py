@@ -16,8 +16,15 @@ TUNED: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
         {"max_kl": 0.004, "gae_lambda": 0.98},
     ),
     "Acrobot-v1": (
-        {**_SHRINKING, "total_timesteps": 100_000, "num_envs": 64, "num_steps": 8},
-        {"max_kl": 0.05, "gamma": 0.995, "cg_damping": 1.0},
+        {
+            **_SHRINKING,
+            "total_timesteps": 100_000,
+            "num_envs": 64,
+            "num_steps": 16,
+            "reuse": 4,
+            "cg_iterations": 30,
+        },
+        {"max_kl": 0.02, "gae_lambda": 0.9},
     ),
     "MountainCar-v0": (
         {
@@ -25,9 +32,10 @@ TUNED: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
             "total_timesteps": 100_000,
             "num_envs": 64,
             "num_steps": 8,
+            "reuse": 8,
             "anneal": ("max_kl", "entropy_coefficient"),
         },
-        {"max_kl": 0.006, "gae_lambda": 0.98, "entropy_coefficient": 0.1},
+        {"max_kl": 0.025, "gae_lambda": 0.98, "entropy_coefficient": 0.1},
     ),
     "MountainCarContinuous-v0": (
         {**_SHRINKING, "total_timesteps": 50_000, "num_envs": 32, "num_steps": 32},
@@ -39,6 +47,7 @@ TUNED: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
             "total_timesteps": 100_000,
             "num_envs": 64,
             "num_steps": 8,
+            "reuse": 3,
             "box_distribution": "gsde",
             "initial_log_std": -1.0,
         },

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jtrpo import Batch
-from jtrpo.core.batch import check_batch, every_nth, mean_weights, normalize_advantages, weighted_sum
+from jtrpo.core.batch import check_batch, mean_weights, normalize_advantages, stratified, weighted_sum
 
 
 def good_batch(**changes):
@@ -45,28 +45,24 @@ def test_check_batch_names_the_entry_its_shape_and_the_shape_wanted(changes, mes
 
 
 @pytest.mark.parametrize(
-    ("size", "fraction", "index"),
-    [
-        (6, 1.0, [0, 1, 2, 3, 4, 5]),
-        (6, 0.5, [0, 2, 4]),
-        (6, 1 / 3, [0, 3]),
-        (10, 0.4, [0, 2, 5, 7]),
-        (5, 0.01, [0]),
-        (1, 0.1, [0]),
-    ],
+    ("size", "fraction", "count"), [(12, 0.25, 3), (10, 0.3, 3), (7, 1.0, 7), (1, 0.1, 1), (150_000, 0.3, 45_000)]
 )
-def test_every_nth_takes_evenly_spaced_samples_of_every_leaf(size, fraction, index):
+def test_stratified_takes_one_entry_of_each_stretch_of_every_leaf(size, fraction, count):
     x = jnp.arange(size)
-    taken = every_nth({"x": x, "y": jnp.stack([x, x], axis=1)}, size, fraction)
-    np.testing.assert_array_equal(taken["x"], index)
-    np.testing.assert_array_equal(taken["y"], np.stack([index, index], axis=1))
+    taken = stratified({"x": x, "y": jnp.stack([x, x], axis=1)}, size, fraction)
+    edges = np.arange(count + 1) * size // count
+    assert (edges[:-1] <= taken["x"]).all()
+    assert (taken["x"] < edges[1:]).all()
+    np.testing.assert_array_equal(taken["y"], np.stack([taken["x"], taken["x"]], axis=1))
 
 
-def test_every_nth_is_right_for_large_batches():
-    size, fraction = 150_000, 0.3  # count * size does not fit in 32 bits
-    taken = np.asarray(every_nth(jnp.arange(size), size, fraction))
-    assert size % len(taken) != 0
-    np.testing.assert_array_equal(taken, np.arange(len(taken)) * size // len(taken))
+@pytest.mark.parametrize("fraction", [0.5, 0.25, 0.1])
+@pytest.mark.parametrize("num_envs", [8, 10, 64])
+def test_stratified_sees_every_environment_about_equally(fraction, num_envs):
+    size = 64 * num_envs
+    seen = np.bincount(np.asarray(stratified(jnp.arange(size), size, fraction)) % num_envs, minlength=num_envs)
+    assert seen.min() > 0  # every n-th would leave out three in four of them
+    assert seen.max() <= 2.5 * seen.mean()
 
 
 def test_mean_weights_sum_to_one_and_all_zero_stays_zero():

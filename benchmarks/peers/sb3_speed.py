@@ -1,0 +1,32 @@
+"""Steps per second of sb3-contrib's TRPO on CartPole; runs where sb3-contrib is installed.
+
+    sb3/bin/python benchmarks/peers/sb3_speed.py '{"n_envs": 64, "n_steps": 32, "steps": 20480, "settings": {}}'
+
+prints one line of JSON. One collection and update warm up; torch uses the given number of threads.
+"""
+
+import json
+import sys
+import time
+
+
+def main() -> None:
+    """Train once and print the rate."""
+    import torch
+    from sb3_contrib import TRPO
+    from stable_baselines3.common.env_util import make_vec_env
+
+    asked = json.loads(sys.argv[1])
+    torch.set_num_threads(asked.get("threads", 1))
+    envs = make_vec_env("CartPole-v1", n_envs=asked["n_envs"], seed=0)
+    model = TRPO("MlpPolicy", envs, n_steps=asked["n_steps"], seed=0, device="cpu", **asked["settings"])
+    batch = asked["n_envs"] * asked["n_steps"]
+    model.learn(batch)
+    began = time.perf_counter()
+    model.learn(asked["steps"], reset_num_timesteps=False)
+    seconds = time.perf_counter() - began
+    print(json.dumps({"steps_per_second": (model.num_timesteps - batch) / seconds}))
+
+
+if __name__ == "__main__":
+    main()
