@@ -100,7 +100,7 @@ def trpo_update(
         backtrack_factor: ratio of successive candidates' lengths, in (0, 1).
         max_backtracks: most candidates tried.
         entropy_coefficient: weight of the entropy bonus.
-        fisher_fraction: share of the batch, spread over it, on which the Fisher products are taken; all else uses the whole batch.
+        fisher_fraction: share of the batch, spread over it, on which Fisher products are taken; all else uses the whole batch.
             Static.
         normalize_advantage: use (A - mean) / (std + 1e-8) over the valid samples. Static.
         constraint: what ``max_kl`` bounds: ``"kl"``, the mean KL over the samples; ``"kl_max"``, the largest (the paper's

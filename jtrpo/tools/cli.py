@@ -3,11 +3,14 @@
 import dataclasses
 import inspect
 import json
+import os
+import platform
 import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
+import jax
 import tyro
 
 from jtrpo.core.check import check_count
@@ -46,6 +49,7 @@ def main(argv: list[str] | None = None) -> None:
     ):  # again, with what ships for the environment as the defaults
         config, numbers = TUNED[command.env]
         command = _parse(argv, {**config, **numbers})
+    _keep_compiled_programs()
     try:
         _train(command) if isinstance(command, Train) else _envs()
     except (TypeError, ValueError) as error:
@@ -60,6 +64,15 @@ def _parse(argv: list[str] | None, defaults: dict[str, Any]) -> Any:
         description="Trust Region Policy Optimization in JAX.",
         config=(tyro.conf.OmitSubcommandPrefixes,),
     )
+
+
+def _keep_compiled_programs() -> None:
+    """Let the next process find what this one compiles, unless the user has chosen a place or switched it off."""
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        # One folder per machine: programs for one processor may not run on another that shares the home directory.
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jtrpo" / platform.node()
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
 def _complain(error: Exception) -> int:

@@ -2,11 +2,27 @@ import json
 import subprocess
 import sys
 
+import jax
 import pytest
 
-from jtrpo.tools.cli import main
+from jtrpo.tools.cli import _keep_compiled_programs, main
 
 TINY = ["--total-timesteps", "600", "--num-envs", "4", "--num-steps", "64", "--hidden-sizes", "8"]
+
+
+@pytest.fixture(autouse=True)
+def _no_cache_in_the_users_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    yield
+    jax.config.update("jax_compilation_cache_dir", None)
+
+
+def test_compiled_programs_are_kept_in_the_users_cache_unless_a_place_is_chosen(tmp_path):
+    _keep_compiled_programs()
+    assert jax.config.values["jax_compilation_cache_dir"].startswith(str(tmp_path / "cache" / "jtrpo"))
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "mine"))
+    _keep_compiled_programs()
+    assert jax.config.values["jax_compilation_cache_dir"] == str(tmp_path / "mine")
 
 
 def test_train_ends_with_the_summary_as_json_and_a_picture(tmp_path, capsys):
