@@ -2,9 +2,9 @@
 
     python -m benchmarks.line_search --seeds 100 --out line-search.json
 
-The settings are those that ship, without annealing and sample reuse, at max_kl and at eight times max_kl. TRPO: ten products of
-conjugate gradients and the line search. TNPG: the same without the search. NPG: fifty products, which come close to solving the
-linear system, and no search. Per seed: returns over 128 episodes, sampled and greedy; per update: how far the real KL went.
+Each environment has one set of settings, without annealing or sample reuse, at max_kl and at eight times max_kl. TRPO: ten
+products of conjugate gradients and the line search. TNPG: the same without the search. NPG: fifty products, which come close to
+solving the linear system, and no search. Per seed: returns over 128 episodes; per update: how far the real KL went.
 """
 
 import argparse
@@ -19,7 +19,15 @@ import numpy as np
 
 import jtrpo
 
-ENVS = ("CartPole-v1", "Acrobot-v1", "Pendulum-v1")
+GAUSS_NEWTON = {"critic": "gauss_newton", "critic_epochs": 2}
+SETTINGS: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
+    "CartPole-v1": ({**GAUSS_NEWTON, "critic_epochs": 1}, {"max_kl": 0.004, "gae_lambda": 0.98}),
+    "Acrobot-v1": ({**GAUSS_NEWTON, "num_steps": 8}, {"max_kl": 0.05, "gamma": 0.995, "cg_damping": 1.0}),
+    "Pendulum-v1": (
+        {**GAUSS_NEWTON, "num_steps": 8, "box_distribution": "gsde", "initial_log_std": -1.0},
+        {"max_kl": 0.01, "gamma": 0.97},
+    ),
+}
 METHODS: dict[str, dict[str, Any]] = {
     "TRPO": {},
     "TNPG": {"constraint": "none"},
@@ -31,11 +39,13 @@ FIRST_SEED = 20_000
 
 def compare(env: str, method: str, seeds: int, **settings: Any) -> list[dict[str, Any]]:
     """One entry for each trust region: the returns of every seed, and what the steps did."""
-    config, shipped = jtrpo.tuned(env, anneal=(), reuse=1, **METHODS[method], **settings)
+    static, numbers = SETTINGS[env]
+    config = jtrpo.TrainConfig(env, **{**static, **METHODS[method], **settings})
+    hyperparams = jtrpo.Hyperparams(**numbers)
     train, trainer = jtrpo.make_train(config), jtrpo.make_trainer(config)
 
     def run(key: jax.Array, max_kl: jax.Array) -> dict[str, jax.Array]:
-        state, metrics = train(key, shipped._replace(max_kl=max_kl))
+        state, metrics = train(key, hyperparams._replace(max_kl=max_kl))
         greedy_key, sampled_key = jax.random.split(jax.random.fold_in(key, 1))
         return {
             "deterministic_return": trainer.evaluate(state, greedy_key).mean(),
@@ -48,7 +58,7 @@ def compare(env: str, method: str, seeds: int, **settings: Any) -> list[dict[str
         }
 
     keys = jax.vmap(jax.random.key)(FIRST_SEED + jnp.arange(seeds))
-    regions = jnp.array([shipped.max_kl * factor for factor in FACTORS])
+    regions = jnp.array([hyperparams.max_kl * factor for factor in FACTORS])
     result = jax.device_get(jax.jit(jax.vmap(jax.vmap(run, (0, None)), (None, 0)))(keys, regions))
     entries = []
     for index, factor in enumerate(FACTORS):
@@ -63,7 +73,7 @@ def compare(env: str, method: str, seeds: int, **settings: Any) -> list[dict[str
 def main() -> None:
     """Run every environment and method, and write the file after each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--envs", nargs="+", default=ENVS, metavar="ENV")
+    parser.add_argument("--envs", nargs="+", choices=SETTINGS, default=list(SETTINGS), metavar="ENV")
     parser.add_argument("--seeds", type=int, default=100)
     parser.add_argument("--steps", type=int, default=100_000)
     parser.add_argument("--out", type=Path, required=True)
