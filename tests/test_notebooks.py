@@ -66,7 +66,12 @@ def check_outputs(notebook):
 
 
 def test_there_are_notebooks():
-    assert {path.stem for path in NOTEBOOKS} >= {"quickstart", "trust_region", "custom_environment"}
+    assert {path.stem for path in NOTEBOOKS} >= {
+        "quickstart",
+        "trust_region",
+        "custom_environment",
+        "does_the_line_search_matter",
+    }
 
 
 @pytest.mark.slow

@@ -18,7 +18,6 @@ TUNED: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
             "num_envs": 64,
             "num_steps": 32,
             "critic_epochs": 1,
-            "fisher_fraction": 0.1,
         },
         {"max_kl": 0.004, "gae_lambda": 0.98},
     ),
