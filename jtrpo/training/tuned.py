@@ -12,13 +12,7 @@ _SHRINKING = {"critic": "gauss_newton", "critic_epochs": 2, "anneal": ("max_kl",
 
 TUNED: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
     "CartPole-v1": (
-        {
-            **_SHRINKING,
-            "total_timesteps": 100_000,
-            "num_envs": 64,
-            "num_steps": 32,
-            "critic_epochs": 1,
-        },
+        {**_SHRINKING, "total_timesteps": 100_000, "num_envs": 64, "num_steps": 32, "critic_epochs": 1},
         {"max_kl": 0.004, "gae_lambda": 0.98},
     ),
     "Acrobot-v1": (

@@ -11,9 +11,12 @@ pytestmark = pytest.mark.slow
 
 def test_every_draw_is_a_setting_that_can_be_built():
     rng = np.random.default_rng(0)
-    for _ in range(50):
-        jtrpo.TrainConfig("Pendulum-v1", **search.draw_config(rng, box=True))
-        jtrpo.Hyperparams(**search.draw_numbers(rng))
+    draws = [search.draw_config(rng, box=True) for _ in range(50)]
+    configs = [jtrpo.TrainConfig("Pendulum-v1", **draw) for draw in draws]
+    assert {config.batch_size for config in configs} == {512, 1024, 2048, 4096}
+    assert {config.critic for config in configs} == {"adam", "gauss_newton"}
+    numbers = [jtrpo.Hyperparams(**search.draw_numbers(rng)) for _ in range(50)]
+    assert len(set(numbers)) == 50
 
 
 def test_a_search_writes_what_it_tried_and_scores_it_by_mean_and_spread(tmp_path, monkeypatch, capsys):
