@@ -146,10 +146,10 @@ HEAD = (
 
 def line(row: dict[str, Any]) -> str:
     """One row of the table."""
-    solved = row["seconds_to_solve"]
+    solved, network = row["seconds_to_solve"], " x ".join(map(str, row["hidden_sizes"]))
     return (
-        f"| {row['env']} | {row['num_envs']:,} x {row['num_steps']} | {' x '.join(map(str, row['hidden_sizes']))} "
-        f"| {row['seeds']:,} | {row['steps_per_second']:,.0f} | {row['floor_steps_per_second']:,.0f} | {row['share_of_floor']:.0%} "
+        f"| {row['env']} | {row['num_envs']:,} x {row['num_steps']} | {network} | {row['seeds']:,} "
+        f"| {row['steps_per_second']:,.0f} | {row['floor_steps_per_second']:,.0f} | {row['share_of_floor']:.0%} "
         f"| {'-' if solved is None else f'{solved:.2f} s'} | {row['compile_seconds']:.1f} s "
         f"| {row['memory_bytes'] / 2**20:,.1f} MiB |"
     )
