@@ -37,7 +37,7 @@ class Environment(Protocol):
     Attributes:
         observation_space: of ``gymnasium.spaces``; a dictionary's ``"action_mask"`` holds the legal actions.
         action_space: of ``gymnasium.spaces``.
-        max_episode_steps: optional: the time limit. With it, first episodes are cut at spread times (see ``stagger``).
+        max_episode_steps: optional: the time limit. With it, first episodes are cut at spread times (see ``staggered``).
     """
 
     observation_space: spaces.Space

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 _ADAM = optax.scale_by_adam(eps=1e-5)
 
@@ -23,10 +23,12 @@ class CriticInfo(NamedTuple):
     Attributes:
         loss: mean of (V - target)^2 / 2 over the minibatches of the last pass, in squared units of (scaled) return.
         explained_variance: 1 - var(target - V) / var(target) before the fit; 1 is perfect, 0 no better than a constant.
+        accepted: whether loss and parameters were finite; otherwise the old parameters and moments came back.
     """
 
     loss: Float[Array, ""]
     explained_variance: Float[Array, ""]
+    accepted: Bool[Array, ""]
 
 
 def fit_critic(

@@ -1,10 +1,11 @@
 """Running mean and variance, merged exactly, for observations and returns."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 
 class RunningStatistics(NamedTuple):
@@ -32,6 +33,8 @@ def update_statistics(statistics: RunningStatistics, samples: PyTree) -> Running
 
     n = n_a + n_b,  mean = mean_a + d n_b / n,  m2 = m2_a + m2_b + d^2 n_a n_b / n,  with d = mean_b - mean_a
 
+    Samples that would make the moments infinite or NaN are left out, the whole batch of them: statistics never heal.
+
     Source: Chan, Golub and LeVeque 1979, Updating Formulae and a Pairwise Algorithm for Computing Sample Variances.
     """
     rows = jax.tree.map(lambda mean, x: jnp.reshape(x, (-1, *mean.shape)), statistics.mean, samples)
@@ -47,7 +50,13 @@ def update_statistics(statistics: RunningStatistics, samples: PyTree) -> Running
         batch_m2,
         difference,
     )
-    return RunningStatistics(total, mean, m2)
+    updated = RunningStatistics(total, mean, m2)
+    return jax.tree.map(partial(jnp.where, all_finite(updated)), updated, statistics)
+
+
+def all_finite(tree: PyTree) -> Bool[Array, ""]:
+    """Whether every number in a pytree is finite."""
+    return jnp.array([jnp.all(jnp.isfinite(x)) for x in jax.tree.leaves(tree)]).all()
 
 
 def standard_deviation(statistics: RunningStatistics) -> PyTree:

@@ -154,33 +154,46 @@ def collect(
     return end, trajectory._replace(memory=start.memory), _summarize(totals)
 
 
-def stagger(
-    environment: Environment,
-    state: RolloutState,
-    trajectory: Trajectory,
-    key: PRNGKeyArray,
-    update: Int[Array, ""],
-    max_episode_steps: int,
-) -> tuple[RolloutState, Trajectory]:
-    """Cut each environment's first episode once, at evenly spread times, so that time limits do not fall in step.
+def staggered(trajectory: Trajectory, update: Int[Array, ""], max_episode_steps: int) -> Bool[Array, " N"]:
+    """Which first episodes to cut after this collection, at evenly spread times, so that time limits do not fall in step.
 
     Environments that start together and run into the same time limit stay in the same phase of their episodes for ever:
     every batch then shows one phase only, and policy and critic forget the others. In the first ``max_episode_steps`` steps
-    an even share of the environments therefore begins anew after each collection; the cut counts as a truncation.
+    an even share of the environments therefore begins anew after each collection, each of them once.
+
+    Args:
+        trajectory: the collection.
+        update: its number, from 0.
+        max_episode_steps: the time limit.
+    """
+    num_steps, num_envs = trajectory.reward.shape
+    return (jnp.arange(num_envs) * max_episode_steps) // (num_envs * num_steps) == update + 1
+
+
+def broken(state: RolloutState) -> Bool[Array, " N"]:
+    """Which environments show an observation that is not finite: they may never leave it by themselves."""
+    return ~finite(state.observation, state.episode_length.shape)
+
+
+def begin_anew(
+    environment: Environment, state: RolloutState, trajectory: Trajectory, key: PRNGKeyArray, cut: Bool[Array, " N"]
+) -> tuple[RolloutState, Trajectory]:
+    """Cut the episodes under way in some environments; the cut counts as a truncation.
 
     Args:
         environment: what was acted in.
         state: at the end of the collection.
         trajectory: the collection.
         key: for the new episodes; consumed.
-        update: number of this collection, from 0.
-        max_episode_steps: the time limit.
+        cut: where to; an episode that has just ended is left alone.
     """
-    num_steps, num_envs = trajectory.reward.shape
-    phase = (jnp.arange(num_envs) * max_episode_steps) // (num_envs * num_steps)
-    cut = (phase == update + 1) & ~trajectory.done[-1]
-    fresh = reset(environment, key, num_envs, jax.tree.map(jnp.zeros_like, state.memory))
-    state = jax.tree.map(lambda new, old: jnp.where(expand(cut, new.ndim), new, old), fresh, state)
+    cut = cut & ~trajectory.done[-1]
+
+    def renew(state: RolloutState) -> RolloutState:
+        fresh = reset(environment, key, cut.shape[0], jax.tree.map(jnp.zeros_like, state.memory))
+        return jax.tree.map(lambda new, old: jnp.where(expand(cut, new.ndim), new, old), fresh, state)
+
+    state = jax.lax.cond(jnp.any(cut), renew, lambda state: state, state)
     return state, trajectory._replace(truncated=trajectory.truncated.at[-1].set(trajectory.truncated[-1] | cut))
 
 
@@ -190,8 +203,17 @@ def expand(mask: Bool[Array, " N"], ndim: int) -> Array:
 
 
 def forget(memory: PyTree, done: Bool[Array, " N"]) -> PyTree:
-    """Empty the memory of the environments whose episode ended."""
-    return jax.tree.map(lambda x: jnp.where(expand(done, x.ndim), jnp.zeros_like(x), x), memory)
+    """Empty the memory of the environments whose episode ended, and memory that is no longer finite."""
+    lost = done | ~finite(memory, done.shape)
+    return jax.tree.map(lambda x: jnp.where(expand(lost, x.ndim), jnp.zeros_like(x), x), memory)
+
+
+def finite(tree: PyTree, shape: tuple[int, ...]) -> Bool[Array, "..."]:
+    """Whether every number is finite, for each entry along the leading axes of ``shape``."""
+    good = jnp.ones(shape, bool)
+    for leaf in jax.tree.leaves(tree):
+        good &= jnp.isfinite(leaf).reshape(*shape, -1).all(axis=-1)
+    return good
 
 
 def _add_finished(totals: tuple, done: Array, episode_return: Array, episode_length: Array) -> tuple:

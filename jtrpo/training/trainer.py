@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from jtrpo.core.advantage import gae
 from jtrpo.core.batch import Batch
@@ -19,6 +19,7 @@ from jtrpo.training.critic import CriticInfo, explained_variance, fit_critic, in
 from jtrpo.training.gauss_newton import fit_gauss_newton
 from jtrpo.training.normalization import (
     RunningStatistics,
+    all_finite,
     init_statistics,
     normalize,
     standard_deviation,
@@ -29,10 +30,13 @@ from jtrpo.training.rollout import (
     EpisodeSummary,
     RolloutState,
     Trajectory,
+    begin_anew,
+    broken,
     collect,
+    finite,
     play_episodes,
     reset,
-    stagger,
+    staggered,
     strong,
 )
 
@@ -91,16 +95,18 @@ class Metrics(NamedTuple):
 
 
 class Trainer(NamedTuple):
-    """Three pure functions that train a policy.
+    """Pure functions that train a policy.
 
     Attributes:
         init: ``(key, hyperparams=Hyperparams()) -> TrainState``.
         step: ``(state) -> (state, Metrics)``: one update.
+        collect: ``(state) -> Trajectory``: what the next step will collect, and nothing else of it.
         evaluate: ``(state, key, num_episodes=128, *, deterministic=True) -> returns``, undiscounted, ``[num_episodes]``.
     """
 
     init: Callable[..., TrainState]
     step: Callable[[TrainState], tuple[TrainState, Metrics]]
+    collect: Callable[[TrainState], Trajectory]
     evaluate: Callable[..., Float[Array, " num_episodes"]]
 
 
@@ -117,7 +123,7 @@ class TrainResult(NamedTuple):
 
 
 def make_trainer(config: TrainConfig) -> Trainer:
-    """Build the three functions of a training run. Each is pure and may be jitted and vmapped.
+    """Build the functions of a training run. Each is pure and may be jitted and vmapped.
 
     Args:
         config: static settings.
@@ -158,28 +164,34 @@ def make_trainer(config: TrainConfig) -> Trainer:
         return state
 
     def step(state: TrainState) -> tuple[TrainState, Metrics]:
-        key, rollout_key, critic_key = jax.random.split(state.key, 3)
+        key, rollout_key, critic_key = step_keys(state)
         base, numbers = state.hyperparams, numbers_in_force(config, state.hyperparams, state.update)
         state = state._replace(key=key, hyperparams=numbers)
         state, trajectory, episodes = collect_trajectories(state, rollout_key)
         state, recent = recall(state, trajectory)
         state, batch, target, variance_explained = estimate_advantages(state, recent)
         state, policy_info = improve_policy(state, batch)
-        state, critic_loss = improve_critic(state, recent, target, critic_key)
+        state, critic_loss, fitted = improve_critic(state, recent, target, critic_key)
         state = learn_statistics(state, trajectory)
         state = state._replace(hyperparams=adapt(base, config.adapt, policy_info), update=state.update + 1)
-        critic_info = CriticInfo(critic_loss, variance_explained)
+        critic_info = CriticInfo(critic_loss, variance_explained, fitted)
         return state, Metrics(timesteps_after(state), numbers, episodes, policy_info, critic_info)
 
+    def step_keys(state: TrainState) -> PRNGKeyArray:
+        return jax.random.split(state.key, 3)
+
+    def next_trajectory(state: TrainState) -> Trajectory:
+        return collect_trajectories(state, step_keys(state)[1])[1]
+
     def collect_trajectories(state: TrainState, key: PRNGKeyArray) -> tuple[TrainState, Trajectory, EpisodeSummary]:
-        collect_key, stagger_key = jax.random.split(key)
+        collect_key, renew_key = jax.random.split(key)
         env_state, trajectory, episodes = collect(
             environment, partial(agent.policy, state), state.env_state, collect_key, config.num_steps, hold_noise
         )
+        cut = broken(env_state)
         if max_episode_steps is not None and config.num_steps < max_episode_steps:
-            env_state, trajectory = stagger(
-                environment, env_state, trajectory, stagger_key, state.update, max_episode_steps
-            )
+            cut |= staggered(trajectory, state.update, max_episode_steps)
+        env_state, trajectory = begin_anew(environment, env_state, trajectory, renew_key, cut)
         return state._replace(env_state=env_state), trajectory, episodes
 
     def recall(state: TrainState, trajectory: Trajectory) -> tuple[TrainState, Trajectory]:
@@ -190,7 +202,9 @@ def make_trainer(config: TrainConfig) -> Trainer:
 
     def estimate_advantages(state: TrainState, trajectory: Trajectory) -> tuple[TrainState, Batch, Array, Array]:
         value, next_value, critic_memory = agent.values(state, trajectory)
-        reward = trajectory.reward
+        # A sample that is not finite takes its update with it, even where a network or a clip would hide it.
+        seen = (trajectory.observation, trajectory.final_observation)
+        reward = jnp.where(finite(seen, trajectory.reward.shape), trajectory.reward, jnp.nan)
         if config.scale_rewards:
             reward = reward / standard_deviation(state.return_statistics)
         advantage, target = gae(
@@ -233,11 +247,12 @@ def make_trainer(config: TrainConfig) -> Trainer:
 
     def improve_critic(
         state: TrainState, trajectory: Trajectory, target: Array, key: PRNGKeyArray
-    ) -> tuple[TrainState, Float[Array, ""]]:
+    ) -> tuple[TrainState, Float[Array, ""], Bool[Array, ""]]:
         if config.normalize_values:
             state = state._replace(target_statistics=update_statistics(state.target_statistics, target))
             target = normalize(state.target_statistics, target, clip=jnp.inf)
         optimizer, seen = state.critic_optimizer, agent.critic_sees(state, trajectory)
+        old = (state.critic_params, optimizer)
         if config.critic == "gauss_newton":
             params, loss = fit_gauss_newton(
                 agent.critic_network,
@@ -264,7 +279,9 @@ def make_trainer(config: TrainConfig) -> Trainer:
                 minibatches=config.critic_minibatches,
                 sequence_length=sequence_length,
             )
-        return state._replace(critic_params=params, critic_optimizer=optimizer), loss
+        fitted = all_finite((loss, params, optimizer))
+        params, optimizer = jax.tree.map(partial(jnp.where, fitted), (params, optimizer), old)
+        return state._replace(critic_params=params, critic_optimizer=optimizer), loss, fitted
 
     def learn_statistics(state: TrainState, trajectory: Trajectory) -> TrainState:
         if config.normalize_observations:
@@ -276,7 +293,7 @@ def make_trainer(config: TrainConfig) -> Trainer:
             def discount(running: Array, step: tuple[Array, Array]) -> tuple[Array, Array]:
                 reward, done = step
                 running = reward + state.hyperparams.gamma * running
-                return jnp.where(done, 0.0, running), running
+                return jnp.where(done | ~jnp.isfinite(running), 0.0, running), running
 
             steps = (trajectory.reward, trajectory.done)
             running, returns = jax.lax.scan(discount, state.discounted_return, steps)
@@ -303,7 +320,7 @@ def make_trainer(config: TrainConfig) -> Trainer:
 
         return play_episodes(environment, actor, key, num_episodes, max_steps, agent.empty_memory(num_episodes))
 
-    return Trainer(init, step, evaluate)
+    return Trainer(init, step, next_trajectory, evaluate)
 
 
 def make_train(config: TrainConfig) -> Callable[..., TrainResult]:
