@@ -16,6 +16,7 @@ from jtrpo.core.objective import mean_kl, surrogate  # noqa: E402
 from jtrpo.core.squashed import TanhGaussian  # noqa: E402
 from jtrpo.core.trpo import TRPOInfo, trpo_update  # noqa: E402
 from jtrpo.envs.protocol import Environment, EnvStep  # noqa: E402
+from jtrpo.tools.policy import load_policy  # noqa: E402
 from jtrpo.training.agent import Agent, make_agent  # noqa: E402
 from jtrpo.training.config import Hyperparams, TrainConfig  # noqa: E402
 from jtrpo.training.trainer import Metrics, Trainer, TrainResult, TrainState, make_train, make_trainer  # noqa: E402
@@ -49,6 +50,7 @@ __all__ = [
     "fisher_vector_product",
     "gae",
     "line_search",
+    "load_policy",
     "make_agent",
     "make_train",
     "make_trainer",

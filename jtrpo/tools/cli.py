@@ -1,12 +1,15 @@
-"""The command line: ``jtrpo train ENV`` and ``jtrpo envs``."""
+"""The command line: ``jtrpo train ENV``, ``jtrpo evaluate DIR`` and ``jtrpo envs``."""
 
+import contextlib
 import dataclasses
 import inspect
 import json
 import os
 import platform
 import re
+import shlex
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,10 +18,13 @@ import tyro
 
 from jtrpo.core.check import check_count
 from jtrpo.envs.gymnax import environment_ids
+from jtrpo.tools.checkpoint import Checkpoints, Restored, load, versions
 from jtrpo.tools.plot import save_learning_curve
 from jtrpo.tools.progress import Progress
 from jtrpo.tools.run import EVALUATION_EPISODES, run_training
+from jtrpo.tools.stop import StopOnSignal
 from jtrpo.training.config import Hyperparams, TrainConfig
+from jtrpo.training.trainer import make_trainer
 from jtrpo.training.tuned import TUNED
 
 
@@ -34,6 +40,32 @@ class Train:
     """End with the summary as one line of JSON."""
     plot: Path | None = None
     """Write the learning curve to this file (.png, .svg or .pdf)."""
+    checkpoint_dir: Path | None = None
+    """Save the run in this folder: checkpoints, and its metrics as metrics.csv."""
+    checkpoint_every: int = 10
+    """Updates between two checkpoints."""
+    evaluate_every: int = 0
+    """Updates between two evaluations, each saved as a checkpoint with its score; 0: only at the end."""
+    keep: int = 3
+    """Newest checkpoints to keep, besides the best by evaluation."""
+    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Go on from the newest whole checkpoint of the folder, or begin where there is none yet."""
+    debug_nans: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Stop at the first number that is not finite, and name its step and array."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    """Score the best checkpoint of a run by evaluation, or its newest where none was evaluated."""
+
+    directory: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+    """Folder that was given as --checkpoint-dir."""
+    episodes: int = 128
+    """Episodes to play, with the most likely actions and again with sampled ones."""
+    seed: int = 0
+    """Seed of the random key."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """End with the result as one line of JSON."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,14 +83,19 @@ def main(argv: list[str] | None = None) -> None:
         command = _parse(argv, {**config, **numbers})
     _keep_compiled_programs()
     try:
-        _train(command) if isinstance(command, Train) else _envs()
-    except (TypeError, ValueError) as error:
+        if isinstance(command, Train):
+            sys.exit(_train(command, sys.argv[1:] if argv is None else argv))
+        _evaluate(command) if isinstance(command, Evaluate) else _envs()
+    except FloatingPointError as error:  # of --debug-nans: the input was right, the run was not
+        _complain(error)
+        sys.exit(1)
+    except (TypeError, ValueError, FileNotFoundError) as error:
         sys.exit(_complain(error))
 
 
 def _parse(argv: list[str] | None, defaults: dict[str, Any]) -> Any:
     return tyro.cli(
-        _with_settings(Train, defaults) | Envs,  # type: ignore[arg-type]
+        _with_settings(Train, defaults) | Evaluate | Envs,  # type: ignore[arg-type]
         args=argv,
         prog="jtrpo",
         description="Trust Region Policy Optimization in JAX.",
@@ -75,8 +112,12 @@ def _keep_compiled_programs() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
+def _say(text: str) -> None:
+    print(f"jtrpo: {text}", file=sys.stderr, flush=True)
+
+
 def _complain(error: Exception) -> int:
-    print(f"jtrpo: {error}", file=sys.stderr)
+    _say(str(error))
     return 2
 
 
@@ -84,26 +125,98 @@ def _envs() -> None:
     print("\n".join(environment_ids()))
 
 
-def _train(command: Any) -> None:
+def _evaluate(command: Evaluate) -> None:
+    check_count("episodes", command.episodes, at_least=1)
     check_count("seed", command.seed, at_least=0)
+    config, restored = load(command.directory)
+    evaluate = jax.jit(make_trainer(config).evaluate, static_argnums=2, static_argnames="deterministic")
+    result: dict[str, Any] = {"env": config.env, "update": restored.update, "episodes": command.episodes}
+    for name, deterministic in (("deterministic", True), ("stochastic", False)):
+        key = jax.random.key(command.seed)
+        returns = evaluate(restored.state, key, command.episodes, deterministic=deterministic)
+        result |= {f"{name}_return": float(returns.mean()), f"{name}_std": float(returns.std())}
+    print(
+        json.dumps(result)
+        if command.json
+        else f"{config.env}, after {restored.update} updates, {command.episodes} episodes: return "
+        f"{result['deterministic_return']:.1f} +- {result['deterministic_std']:.1f} with the most likely actions, "
+        f"{result['stochastic_return']:.1f} +- {result['stochastic_std']:.1f} with sampled ones"
+    )
+
+
+def _train(command: Any, argv: list[str]) -> int:
+    check_count("seed", command.seed, at_least=0)
+    check_count("checkpoint_every", command.checkpoint_every, at_least=1)
+    check_count("evaluate_every", command.evaluate_every, at_least=0)
     config = TrainConfig(env=command.env, **_settings(command, _CONFIG_FIELDS))
     hyperparams = Hyperparams(**_settings(command, _HYPERPARAM_FIELDS)).check()
     if command.plot is not None and not command.plot.absolute().parent.is_dir():
         raise ValueError(f"plot={str(command.plot)!r} lies in a folder that does not exist; make it first")
-    with Progress(config, command.seed) as progress:
-        run = run_training(config, command.seed, hyperparams, progress.update)
+    with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(StopOnSignal())
+        checkpoints = restored = None
+        if command.checkpoint_dir is not None:
+            folder = Checkpoints(command.checkpoint_dir, config, hyperparams, command.seed, keep=command.keep)
+            checkpoints = stack.enter_context(folder)
+            restored = _restore(checkpoints, command.resume)
+        elif command.resume:
+            raise ValueError("resume needs the folder to go on from; give --checkpoint-dir")
+        progress = stack.enter_context(Progress(config, command.seed))
+        run = run_training(
+            config,
+            command.seed,
+            hyperparams,
+            progress.update,
+            checkpoints=checkpoints,
+            restored=restored,
+            checkpoint_every=command.checkpoint_every,
+            evaluate_every=command.evaluate_every,
+            stop=stop,
+            debug_nans=command.debug_nans,
+        )
+    if stop.received is not None and run.summary is None:
+        _say(f"stopped by {stop.received.name} after update {int(run.state.update)} of {config.num_updates}")
+        again = shlex.join(["jtrpo", *argv, *([] if command.resume else ["--resume"])])
+        _say("nothing was saved: no --checkpoint-dir was given" if checkpoints is None else f"go on with: {again}")
+        return 128 + stop.received
     if command.plot is not None:
         save_learning_curve(run.metrics, command.plot, f"{command.env}, seed {command.seed}")
-    print(json.dumps(run.summary) if command.json else _sentence(run.summary))
+    print(json.dumps(run.summary) if command.json else _sentence(run.summary or {}))
+    return 0
+
+
+def _restore(checkpoints: Checkpoints, resume: bool) -> Restored | None:
+    """What to go on from, with a word on standard error about all that is not as expected."""
+    updates = checkpoints.updates()
+    if updates and not resume:
+        raise ValueError(
+            f"checkpoint_dir={str(checkpoints.directory)!r} already holds checkpoints, up to update {updates[-1]}; add --resume "
+            "to go on from there, or choose another folder"
+        )
+    if not updates:
+        if resume:
+            _say(f"{str(checkpoints.directory)!r} holds no checkpoint yet: beginning")
+        return None
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        restored = checkpoints.restore()
+    for warning in caught:
+        _say(str(warning.message))
+    if restored.versions != versions():
+        _say(f"the checkpoint was written by {restored.versions}, this is {versions()}: the last bits may differ")
+    _say(f"going on after update {restored.update}")
+    return restored
 
 
 def _sentence(summary: dict[str, Any]) -> str:
+    reasons = {**summary["refused"], "critic": summary["critic_refused"]}
+    refused = ", ".join(f"{number} x {reason}" for reason, number in reasons.items() if number)
     return (
         f"{summary['env']}: return {summary['evaluation_return']:.1f} +- {summary['evaluation_std']:.1f} over "
         f"{EVALUATION_EPISODES} episodes after {summary['total_timesteps']:,} steps\n"
         f"{summary['steps_per_second']:,.0f} steps/s in {summary['run_seconds']:.1f} s, "
         f"compiled in {summary['compile_seconds']:.1f} s; {summary['accepted_fraction']:.0%} of the updates accepted, "
-        f"largest KL {summary['max_kl_seen']:.4f}"
+        f"largest KL {summary['max_kl_seen']:.4f}" + (f"; refused: {refused}" if refused else "")
     )
 
 

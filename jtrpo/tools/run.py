@@ -1,6 +1,7 @@
-"""A training run driven from the host: compile, train with progress, evaluate, summarise."""
+"""A training run driven from the host: compile, train with progress, save, evaluate, summarise."""
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -8,24 +9,29 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jtrpo.core.line_search import UpdateStatus
+from jtrpo.tools.checkpoint import Checkpoints, Restored
+from jtrpo.tools.metrics_log import MetricsLog
+from jtrpo.tools.non_finite import first_non_finite
 from jtrpo.training.config import Hyperparams, TrainConfig
 from jtrpo.training.trainer import Metrics, TrainState, make_trainer
 
 EVALUATION_EPISODES = 128
+METRICS_FILE = "metrics.csv"
 
 
 class Run(NamedTuple):
-    """A finished run.
+    """A run that is finished, or that was asked to stop.
 
     Attributes:
         state: the state after the last update.
-        metrics: one entry per update, NumPy arrays.
-        summary: the run in numbers, ready for JSON.
+        metrics: one entry per update, NumPy arrays; those before a resumed run included.
+        summary: the run in numbers, ready for JSON; ``None`` for a run that was stopped.
     """
 
     state: TrainState
     metrics: Metrics
-    summary: dict[str, Any]
+    summary: dict[str, Any] | None
 
 
 def run_training(
@@ -33,6 +39,13 @@ def run_training(
     seed: int = 0,
     hyperparams: Hyperparams = Hyperparams(),
     on_update: Callable[[int, Metrics], None] = lambda update, metrics: None,
+    *,
+    checkpoints: Checkpoints | None = None,
+    restored: Restored | None = None,
+    checkpoint_every: int = 10,
+    evaluate_every: int = 0,
+    stop: Callable[[], bool] = lambda: False,
+    debug_nans: bool = False,
 ) -> Run:
     """Train one seed and evaluate it, with compilation timed apart from running.
 
@@ -41,6 +54,16 @@ def run_training(
         seed: of the random key.
         hyperparams: numbers of the algorithm.
         on_update: called on the host after each update with its number (from 1) and its metrics.
+        checkpoints: where to save the state, and beside it the metrics as ``metrics.csv``.
+        restored: what to go on from; the run then ends with the same bits as one that was never interrupted.
+        checkpoint_every: updates between two checkpoints.
+        evaluate_every: updates between two evaluations, each saved as a checkpoint with its score; 0: only at the end.
+        stop: asked after each update; true: save and return.
+        debug_nans: stop at the first update that meets a number that is not finite, and name where it came from.
+
+    Raises:
+        FloatingPointError: with ``debug_nans``.
+        ValueError: a checkpoint could not be written.
     """
     trainer = make_trainer(config)
     hyperparams = hyperparams.check()
@@ -49,37 +72,61 @@ def run_training(
     key, evaluation_key = jax.random.split(jax.random.key(seed))
     shapes = jax.eval_shape(trainer.init, key, hyperparams)
     lowered = (
-        jax.jit(trainer.step, donate_argnums=0).lower(shapes),
+        jax.jit(trainer.step, donate_argnums=() if debug_nans else 0).lower(shapes),
         jax.jit(trainer.evaluate, static_argnums=2).lower(shapes, evaluation_key, EVALUATION_EPISODES),
         jax.jit(trainer.init).lower(key, hyperparams),
     )
     with ThreadPoolExecutor() as pool:  # the compiler lets go of Python: side by side takes as long as the longest
         step, evaluate, init = pool.map(lambda each: each.compile(), lowered)
-    state = jax.block_until_ready(init(key, hyperparams))
+    state = jax.block_until_ready(init(key, hyperparams) if restored is None else restored.state)
     compiled = time.perf_counter()
 
-    history = []
-    for update in range(1, config.num_updates + 1):
-        state, metrics = step(state)
-        metrics = jax.device_get(metrics)
-        history.append(metrics)
-        on_update(update, metrics)
-    jax.block_until_ready(state)
-    trained = time.perf_counter()
+    def score(state: TrainState) -> np.ndarray:
+        return np.asarray(evaluate(state, evaluation_key))
 
-    returns = np.asarray(evaluate(state, evaluation_key))
-    metrics = jax.tree.map(lambda *entries: np.stack(entries), *history)
-    run_seconds = trained - compiled
+    done, last = int(state.update), config.num_updates
+    file = None if checkpoints is None else checkpoints.directory / METRICS_FILE
+    with MetricsLog(file, done, lowered[0].out_info[1]) as log:
+        for update in range(done + 1, last + 1):
+            if stop():
+                break
+            before = state
+            state, metrics = step(state)
+            metrics = jax.device_get(metrics)
+            if debug_nans and not (metrics.policy.accepted and metrics.critic.accepted):
+                place = first_non_finite(config, before)
+                if place is not None:
+                    raise FloatingPointError(f"the first number that is not finite is {place}")
+            log.append(update, metrics)
+            on_update(update, metrics)
+            if checkpoints is not None and update < last:  # the last one comes with the run's evaluation
+                if evaluate_every and update % evaluate_every == 0:
+                    checkpoints.save(state, float(score(state).mean()))
+                elif update % checkpoint_every == 0:
+                    checkpoints.save(state)
+        jax.block_until_ready(state)
+        run_seconds = time.perf_counter() - compiled
+
+    update = int(state.update)
+    returns = score(state) if update == last else None
+    if checkpoints is not None and update not in checkpoints.updates():
+        checkpoints.save(state, None if returns is None else float(returns.mean()))
+        checkpoints.wait()
+    metrics = log.history()
+    if returns is None:
+        return Run(state, metrics, None)
     summary = {
         "env": config.env if isinstance(config.env, str) else repr(config.environment),
         "seed": seed,
         "total_timesteps": config.actual_timesteps,
         "evaluation_return": float(returns.mean()),
         "evaluation_std": float(returns.std()),
-        "steps_per_second": config.actual_timesteps / run_seconds,
+        "steps_per_second": (update - done) * config.batch_size / run_seconds,
         "compile_seconds": compiled - began,
         "run_seconds": run_seconds,
         "accepted_fraction": float(metrics.policy.accepted.mean()),
         "max_kl_seen": float(metrics.policy.kl.max()),
+        "refused": dict(Counter(UpdateStatus(status).name for status in metrics.policy.status if status)),
+        "critic_refused": int((~metrics.critic.accepted).sum()),
     }
     return Run(state, metrics, summary)
