@@ -39,6 +39,7 @@ def rows(
                 critic="gauss_newton",
                 critic_epochs=1,
                 fisher_fraction=0.1,
+                critic_fraction=0.5,
             )
             goal = SOLVED_AT.get(env) if number == 1 else None
             try:

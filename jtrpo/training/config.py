@@ -123,7 +123,8 @@ class TrainConfig:
         normalize_values: fit the critic to targets centred and scaled by their running statistics.
         cg_iterations: most Fisher-vector products per update.
         max_backtracks: most line-search candidates per update.
-        fisher_fraction: share of the batch on which Fisher products, and the Gauss-Newton critic's, are taken, in (0, 1].
+        fisher_fraction: share of the batch on which Fisher products are taken, in (0, 1].
+        critic_fraction: share of the batch on which the ``"gauss_newton"`` critic's products are taken, in (0, 1].
         constraint: what ``max_kl`` bounds: ``"kl"``, the mean over states, ``"kl_max"``, the largest, or ``"none"``: natural
             policy gradient steps without a line search.
         preconditioner: of the conjugate gradients: ``None`` or ``"diagonal"``, the Fisher matrix's estimated diagonal.
@@ -161,6 +162,7 @@ class TrainConfig:
     cg_iterations: int = 10
     max_backtracks: int = 10
     fisher_fraction: float = 1.0
+    critic_fraction: float = 1.0
     constraint: str = "kl"
     preconditioner: str | None = None
     adapt: tuple[str, ...] = ()
@@ -195,7 +197,8 @@ class TrainConfig:
             "shared_torso", "normalize_observations", "scale_rewards", "normalize_advantages", "normalize_values"
         ):  # fmt: skip
             check_static(name, getattr(self, name), bool)
-        check_number("fisher_fraction", self.fisher_fraction, above=0, at_most=1)
+        for name in ("fisher_fraction", "critic_fraction"):
+            check_number(name, getattr(self, name), above=0, at_most=1)
         if self.memory is not None and self.num_envs % self.critic_minibatches:
             raise ValueError(
                 f"critic_minibatches must divide num_envs = {self.num_envs} with memory={self.memory!r}, since sequences stay "

@@ -263,7 +263,7 @@ def make_trainer(config: TrainConfig) -> Trainer:
                 damping=GAUSS_NEWTON_DAMPING,
                 steps=config.critic_epochs,
                 cg_iterations=config.cg_iterations,
-                fraction=config.fisher_fraction,
+                fraction=config.critic_fraction,
                 sequence_length=sequence_length,
             )
         else:

@@ -10,9 +10,28 @@ from jtrpo.training.config import Hyperparams, TrainConfig
 _SHRINKING = {"critic": "gauss_newton", "critic_epochs": 2, "anneal": ("max_kl",)}
 """A second-order critic and a trust region that shrinks: large steps at first, and a policy that settles at the end."""
 
+_SWIMMING = {
+    **_SHRINKING,
+    "total_timesteps": 200_000,
+    "num_envs": 64,
+    "num_steps": 16,
+    "box_distribution": "gsde",
+    "initial_log_std": -1.0,
+}
+_REMEMBERING = {"total_timesteps": 200_000, "memory": "gru", "hidden_sizes": (64,)}
+"""For what a single observation does not tell."""
+
 TUNED: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
     "CartPole-v1": (
-        {**_SHRINKING, "total_timesteps": 100_000, "num_envs": 64, "num_steps": 32, "critic_epochs": 1},
+        {
+            **_SHRINKING,
+            "total_timesteps": 100_000,
+            "num_envs": 64,
+            "num_steps": 32,
+            "critic_epochs": 1,
+            "fisher_fraction": 0.1,
+            "critic_fraction": 0.5,
+        },
         {"max_kl": 0.004, "gae_lambda": 0.98},
     ),
     "Acrobot-v1": (
@@ -53,6 +72,12 @@ TUNED: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
         },
         {"max_kl": 0.01, "gamma": 0.97},
     ),
+    "Reacher-misc": (_SWIMMING, {"max_kl": 0.02, "gae_lambda": 0.98}),
+    "Swimmer-misc": (_SWIMMING, {"max_kl": 0.02}),
+    "BernoulliBandit-misc": ({**_SHRINKING, **_REMEMBERING}, {"max_kl": 0.01}),
+    "GaussianBandit-misc": ({**_SHRINKING, **_REMEMBERING}, {"max_kl": 0.01}),
+    "MemoryChain-bsuite": ({**_REMEMBERING, "total_timesteps": 100_000}, {"max_kl": 0.01}),
+    "MetaMaze-misc": (_REMEMBERING, {"max_kl": 0.01}),
 }
 """By environment id: fields of :class:`TrainConfig`, and fields of :class:`Hyperparams`, that differ from the defaults."""
 

@@ -141,6 +141,7 @@ def test_no_episode_finished_gives_nan_means_and_no_harm():
         ({"num_steps": 1.5}, TypeError, ["num_steps", "1.5"]),
         ({"total_timesteps": "many"}, TypeError, ["total_timesteps", "many"]),
         ({"fisher_fraction": 0.0}, ValueError, ["fisher_fraction", "above 0"]),
+        ({"critic_fraction": 1.5}, ValueError, ["critic_fraction", "at most 1"]),
         ({"activation": "step"}, ValueError, ["activation", "tanh", "step"]),
         ({"hidden_sizes": (64, 0)}, ValueError, ["hidden_sizes", "0"]),
         ({"hidden_sizes": 64}, TypeError, ["hidden_sizes", "(64, 64)"]),
