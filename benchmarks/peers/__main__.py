@@ -27,7 +27,7 @@ ZOO = {
 SB3_64 = {"n_envs": 64, "n_steps": 32, "steps": 40_960, "settings": {"cg_max_steps": 15, "n_critic_updates": 10}}
 SB3_ZOO = {"n_envs": 2, "n_steps": 512, "steps": 20_480, "settings": {"cg_max_steps": 15, **ZOO}}
 SAME_64 = {
-    **BARE, "num_envs": 64, "num_steps": 32, "cg_iterations": 15, "critic": "adam", "critic_epochs": 10,
+    **BARE, "num_envs": 64, "num_steps": 32, "cg_iterations": 15, "fisher_fraction": 1.0, "critic": "adam", "critic_epochs": 10,
     "critic_minibatches": 16, "anneal": (),
 }  # fmt: skip
 SAME_ZOO = {**SAME_64, "num_envs": 2, "num_steps": 512, "critic_epochs": 20, "critic_minibatches": 2}

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from jtrpo.core.distributions import Distribution
 from jtrpo.envs.actions import environment_action
+from jtrpo.envs.check import check_observations, check_step
 from jtrpo.envs.protocol import Environment
 
 Actor = Callable[[PyTree, PyTree], tuple[Distribution, PyTree]]
@@ -83,6 +84,7 @@ class EpisodeSummary(NamedTuple):
 def reset(environment: Environment, key: PRNGKeyArray, num_envs: int, memory: PyTree = ()) -> RolloutState:
     """Begin ``num_envs`` episodes with an empty ``memory``; the key is consumed."""
     observation, env_state = jax.vmap(environment.reset)(jax.random.split(key, num_envs))
+    check_observations(environment.observation_space, observation, "observation at reset")
     zeros = jnp.zeros((num_envs,))
     return strong(RolloutState(env_state, observation, zeros, zeros.astype(jnp.int32), memory))
 
@@ -123,6 +125,7 @@ def collect(
             state.env_state,
             environment_action(environment.action_space, action),
         )
+        check_step(environment.observation_space, result)
         reward = jnp.asarray(result.reward, float)
         done = result.terminated | result.truncated
         episode_return, episode_length = state.episode_return + reward, state.episode_length + 1
