@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import shlex
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -84,8 +85,11 @@ def main(argv: list[str] | None = None) -> None:
     _keep_compiled_programs()
     try:
         if isinstance(command, Train):
-            sys.exit(_train(command, sys.argv[1:] if argv is None else argv))
-        _evaluate(command) if isinstance(command, Evaluate) else _envs()
+            stopped = _train(command, sys.argv[1:] if argv is None else argv)
+            if stopped is not None:
+                sys.exit(128 + stopped)
+        else:
+            _evaluate(command) if isinstance(command, Evaluate) else _envs()
     except FloatingPointError as error:  # of --debug-nans: the input was right, the run was not
         _complain(error)
         sys.exit(1)
@@ -144,7 +148,8 @@ def _evaluate(command: Evaluate) -> None:
     )
 
 
-def _train(command: Any, argv: list[str]) -> int:
+def _train(command: Any, argv: list[str]) -> signal.Signals | None:
+    """Train; return the signal that ended it early."""
     check_count("seed", command.seed, at_least=0)
     check_count("checkpoint_every", command.checkpoint_every, at_least=1)
     check_count("evaluate_every", command.evaluate_every, at_least=0)
@@ -178,11 +183,11 @@ def _train(command: Any, argv: list[str]) -> int:
         _say(f"stopped by {stop.received.name} after update {int(run.state.update)} of {config.num_updates}")
         again = shlex.join(["jtrpo", *argv, *([] if command.resume else ["--resume"])])
         _say("nothing was saved: no --checkpoint-dir was given" if checkpoints is None else f"go on with: {again}")
-        return 128 + stop.received
+        return stop.received
     if command.plot is not None:
         save_learning_curve(run.metrics, command.plot, f"{command.env}, seed {command.seed}")
     print(json.dumps(run.summary) if command.json else _sentence(run.summary or {}))
-    return 0
+    return None
 
 
 def _restore(checkpoints: Checkpoints, resume: bool) -> Restored | None:

@@ -77,10 +77,10 @@ class Hyperparams(_HyperparamFields):
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "Hyperparams":  # noqa: D102
         self = super().__new__(cls, *args, **kwargs)
-        # JAX rebuilds this tuple around tracers, arrays in flight and placeholders, and ``in_axes`` wants one of zeros and
-        # None: only numbers that a user types are checked here, the rest in `check`.
-        typed = {name: value for name, value in zip(self._fields, self, strict=True) if _is_typed(value)}
-        _check_hyperparams(typed)
+        # JAX rebuilds this tuple around tracers, placeholders or whatever a `tree.map` makes, all fields by position; people
+        # name what they set. Only numbers that a user types are checked here, the rest in `check`.
+        given = kwargs if len(args) == len(cls._fields) else dict(zip(cls._fields, args, strict=False)) | kwargs
+        _check_hyperparams({name: value for name, value in given.items() if _is_typed(value)})
         return self
 
     def check(self) -> "Hyperparams":
