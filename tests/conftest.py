@@ -9,6 +9,10 @@ hypothesis.settings.register_profile("jtrpo", deadline=None, derandomize=True, d
 hypothesis.settings.load_profile("jtrpo")
 
 
+def pytest_addoption(parser):
+    parser.addoption("--long", action="store_true", help="the whole soak of tests/faults: more kills, flips and draws")
+
+
 @pytest.fixture
 def x64():
     with jax.enable_x64(True):

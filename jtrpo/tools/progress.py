@@ -38,6 +38,7 @@ class Progress:
         )
         self._task = self._bar.add_task(f"{config.env} seed {seed}", total=config.num_updates, text="compiling ...")
         self._began = 0.0
+        self._first: int | None = None
         self._last_return = float("nan")
 
     def __enter__(self) -> Self:
@@ -53,9 +54,8 @@ class Progress:
 
     def update(self, update: int, metrics: Metrics) -> None:
         """Show update number ``update`` (from 1)."""
-        if update == 1:
-            self._began = time.perf_counter() - 1e-9
-            self._first = int(metrics.timesteps)
+        if self._first is None:  # of this process: a resumed run begins in the middle
+            self._began, self._first = time.perf_counter() - 1e-9, int(metrics.timesteps)
         if not np.isnan(metrics.episode.return_mean):
             self._last_return = float(metrics.episode.return_mean)
         rate = (int(metrics.timesteps) - self._first) / (time.perf_counter() - self._began)
