@@ -7,6 +7,7 @@ import shutil
 import tempfile
 import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -21,6 +22,9 @@ from jtrpo.training.trainer import TrainState, make_trainer
 
 FORMAT = 1
 """Of what is written; a checkpoint of a newer one is refused."""
+
+_SETTINGS = "jtrpo.json"
+_UNDER_WAY = ".jtrpo-"
 
 
 class Damaged(ValueError):
@@ -50,8 +54,9 @@ class Checkpoints:
             checkpoints.save(state)
         state = Checkpoints("runs/cartpole", config).restore().state
 
-    Each is a folder named by its updates, written by orbax in the background, under another name until it is whole. It holds
-    the state as plain arrays, the settings, and a digest of both, without which nothing is restored. Nothing is unpickled.
+    Each is a folder named by its updates, written in the background under another name until it is whole. It holds the state as
+    plain arrays, by orbax, and the settings with a digest of every file, without which nothing is restored. Nothing is
+    unpickled.
 
     Args:
         directory: made where it does not exist.
@@ -78,9 +83,11 @@ class Checkpoints:
         self._config = config
         self._settings = describe(config, hyperparams, seed)
         self._template = jax.eval_shape(make_trainer(config).init, jax.random.key(0))
+        self._keep = keep
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._under_way: Future | None = None
-        self._manager = open_manager(self.directory, keep)
+        for left in self.directory.glob(f"{_UNDER_WAY}*"):  # by a process that was killed
+            shutil.rmtree(left, ignore_errors=True)
 
     def __enter__(self) -> Self:
         return self
@@ -90,12 +97,11 @@ class Checkpoints:
             self.wait()
         finally:
             self._writer.shutdown()
-            self._manager.close()
 
     def updates(self) -> list[int]:
         """Checkpoints that there are, by the updates done, oldest first."""
         self.wait()
-        return sorted(self._manager.all_steps())
+        return updates_in(self.directory)
 
     def save(self, state: TrainState, score: float | None = None) -> None:
         """Copy the state and write it in the background; at most one is being written at a time.
@@ -155,8 +161,6 @@ class Checkpoints:
                 )
                 shutil.rmtree(aside, ignore_errors=True)
                 (self.directory / str(broken)).rename(aside)
-            if damage:
-                self._manager.reload()
             return restored
         reasons = "; ".join(f"{number}: {reason}" for number, reason in damage)
         raise ValueError(f"{str(self.directory)!r} holds no whole checkpoint ({reasons}); start anew in another folder")
@@ -164,17 +168,32 @@ class Checkpoints:
     def _write(self, arrays: dict[str, np.ndarray], update: int, score: float | None) -> None:
         import orbax.checkpoint as ocp
 
-        run: dict[str, Any] = {"format": FORMAT, "update": update, "score": score}
-        run |= {"versions": versions(), "settings": self._settings}
-        run["digest"] = digest(run, arrays)
-        self._manager.save(
-            update,
-            args=ocp.args.Composite(state=ocp.args.StandardSave(arrays), run=ocp.args.JsonSave(run)),
-            metrics={"score": score},
-        )
+        writing = self.directory / f"{_UNDER_WAY}{update}"
+        with ocp.StandardCheckpointer() as writer:
+            writer.save(writing / "arrays", arrays)
+        files = {str(file.relative_to(writing)): _sha256(file.read_bytes()) for file in _files(writing)}
+        run: dict[str, Any] = {"format": FORMAT, "update": update, "score": score, "versions": versions()}
+        run |= {"settings": self._settings, "files": files}
+        run["digest"] = _digest(run)
+        (writing / _SETTINGS).write_text(json.dumps(run, indent=1) + "\n")
+        writing.rename(self.directory / str(update))  # from here on it is there, and whole
+        self._forget()
+
+    def _forget(self) -> None:
+        """Delete what is neither among the newest nor the best; under another name first, so that a kill leaves no half."""
+        updates, scores = updates_in(self.directory), dict[int, float]()
+        for update in updates:
+            with suppress(ValueError):
+                score = read_run(self.directory, update)["score"]
+                scores |= {} if score is None else {update: score}
+        best = max(scores, key=lambda update: (scores[update], update), default=None)
+        for update in updates[: -self._keep]:
+            if update != best:
+                leaving = (self.directory / str(update)).rename(self.directory / f"{_UNDER_WAY}leaving-{update}")
+                shutil.rmtree(leaving)
 
     def _read(self, update: int) -> Restored:
-        run, arrays = read(self._manager, update)
+        run, arrays = read(self.directory, update)
         there = run["settings"]
         different = differences(there, self._settings)
         # Nothing but the end of a run without annealing depends on how long it is to be: it may be made longer.
@@ -202,22 +221,23 @@ def load(directory: str | Path, env: Any = None) -> tuple[TrainConfig, Restored]
         ValueError: none is whole, or the environment is not known.
     """
     path = Path(directory).expanduser().absolute()
-    manager = open_manager(path, keep=None) if path.is_dir() else None
-    if manager is None or not manager.all_steps():
+    updates = updates_in(path) if path.is_dir() else []
+    if not updates:
         raise FileNotFoundError(
             f"{str(directory)!r} holds no checkpoint; name the folder that was given as checkpoint_dir"
         )
     whole, damage = [], []
-    for update in sorted(manager.all_steps()):
+    for update in updates:
         try:
-            whole.append(read(manager, update))
+            whole.append(read(path, update))
         except Damaged as error:
             damage.append(f"checkpoint {update} in {str(directory)!r} is damaged: {error}")
     if not whole:
         raise ValueError("; ".join(damage))
     for text in damage:
         warnings.warn(f"{text}; left aside", stacklevel=2)
-    run, arrays = max(whole, key=lambda found: (_score(found[0]), found[0]["update"]))
+    scored = [found for found in whole if found[0]["score"] is not None]
+    run, arrays = max(scored, key=lambda found: (found[0]["score"], found[0]["update"])) if scored else whole[-1]
     names = {field.name for field in dataclasses.fields(TrainConfig)} - {"schedules"}
     settings = {name: value for name, value in run["settings"].items() if name in names}
     try:
@@ -248,30 +268,38 @@ def writable(directory: str | Path) -> Path:
     return path
 
 
-def open_manager(directory: Path, keep: int | None) -> Any:
-    """Orbax's manager of a folder; ``keep=None`` only reads."""
-    import orbax.checkpoint as ocp
-
-    policies = ocp.checkpoint_managers
-    settings: dict[str, Any] = {"create": False}
-    if keep is not None:
-        newest = policies.LatestN(keep)
-        best = policies.BestN(get_metric_fn=_score, n=1)
-        settings = {
-            "preservation_policy": policies.AnyPreservationPolicy([newest, best]),
-            "cleanup_tmp_directories": True,
-        }
-    options = ocp.CheckpointManagerOptions(best_fn=_score, enable_async_checkpointing=False, **settings)
-    handlers = {"state": ocp.StandardCheckpointHandler(), "run": ocp.JsonCheckpointHandler()}
-    return ocp.CheckpointManager(directory, options=options, item_handlers=handlers)
+def updates_in(directory: Path) -> list[int]:
+    """Checkpoints in a folder, by the updates done, oldest first."""
+    return sorted(int(path.name) for path in directory.iterdir() if path.name.isdigit() and path.is_dir())
 
 
-def _score(metrics: dict[str, float | None]) -> float:
-    return -np.inf if metrics["score"] is None else metrics["score"]
+def read_run(directory: Path, update: int) -> dict[str, Any]:
+    """What a checkpoint says about itself.
+
+    Raises:
+        Damaged: it cannot be read, or is not what was written.
+        ValueError: a newer format.
+    """
+    try:
+        run = json.loads((directory / str(update) / _SETTINGS).read_text())
+        newer = isinstance(run["format"], int) and run["format"] > FORMAT
+        whole = run.pop("digest") == _digest(run) and run["update"] == update
+    except FileNotFoundError as error:
+        raise Damaged(f"it has no {_SETTINGS}; jtrpo did not write it") from error
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise Damaged(f"its {_SETTINGS} cannot be read") from error
+    if newer:
+        raise ValueError(
+            f"checkpoint {update} in {str(directory)!r} has format {run['format']}; this version of jtrpo reads up to {FORMAT}: "
+            "upgrade jtrpo"
+        )
+    if not whole:
+        raise Damaged(f"its {_SETTINGS} was changed")
+    return run
 
 
-def read(manager: Any, update: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """A checkpoint's settings and arrays, checked by its digest.
+def read(directory: Path, update: int) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What a checkpoint says about itself, and its arrays, after every file was compared with its digest.
 
     Raises:
         Damaged: it is not what was written.
@@ -279,35 +307,28 @@ def read(manager: Any, update: int) -> tuple[dict[str, Any], dict[str, np.ndarra
     """
     import orbax.checkpoint as ocp
 
-    try:
-        run = manager.restore(update, args=ocp.args.Composite(run=ocp.args.JsonRestore()))["run"]
-    except Exception as error:
-        raise Damaged(f"its settings cannot be read: {_first_line(error)}") from error
-    if not isinstance(run, dict) or not isinstance(run.get("format"), int) or "digest" not in run:
-        raise Damaged("it was not written by jtrpo")
-    if run["format"] > FORMAT:
-        raise ValueError(
-            f"checkpoint {update} in {str(manager.directory)!r} has format {run['format']}; this version of jtrpo reads up to "
-            f"{FORMAT}: upgrade jtrpo"
-        )
-    try:
-        arrays = manager.restore(update, args=ocp.args.Composite(state=ocp.args.StandardRestore()))["state"]
-        arrays = {name: np.asarray(value) for name, value in arrays.items()}
-    except Exception as error:
-        raise Damaged(f"its arrays cannot be read: {_first_line(error)}") from error
-    stored = run.pop("digest")
-    if stored != digest(run, arrays) or run["update"] != update:
-        raise Damaged("its digest does not fit")
-    return run, arrays
+    run, folder = read_run(directory, update), directory / str(update)
+    for name, stored in run["files"].items():
+        try:
+            if _sha256((folder / name).read_bytes()) != stored:
+                raise Damaged(f"{name} was changed")
+        except OSError as error:
+            raise Damaged(f"{name} cannot be read ({error.strerror})") from error
+    with ocp.StandardCheckpointer() as reader:
+        arrays = reader.restore(folder / "arrays")
+    return run, {name: np.asarray(value) for name, value in arrays.items()}
 
 
-def digest(run: dict[str, Any], arrays: dict[str, np.ndarray]) -> str:
-    """SHA-256 of the settings and of every array's name, type, shape and bytes."""
-    total = hashlib.sha256(json.dumps(run, sort_keys=True).encode())
-    for name, array in sorted(arrays.items()):
-        total.update(f"{name} {array.dtype} {array.shape}".encode())
-        total.update(np.ascontiguousarray(array).data)
-    return total.hexdigest()
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _digest(run: dict[str, Any]) -> str:
+    return _sha256(json.dumps(run, sort_keys=True).encode())
 
 
 def to_arrays(state: Any) -> dict[str, np.ndarray]:

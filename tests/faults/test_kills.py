@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from jtrpo.tools.checkpoint import open_manager, read
+from jtrpo.tools.checkpoint import read, updates_in
 
 pytestmark = pytest.mark.slow
 
@@ -51,7 +51,7 @@ def rows(folder):
 
 
 def arrays(folder, update):
-    return read(open_manager(folder, keep=None), update)[1]
+    return read(folder, update)[1]
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_kills_at_random_moments_cost_nothing_but_time(straight, tmp_path, kills
         _, err = process.communicate()
         assert process.returncode == -signal.SIGKILL, f"not killed: {err}"
         # Whatever was under way: the newest checkpoint is whole and the one that was to be.
-        saved = max(open_manager(tmp_path, keep=None).all_steps(), default=None)
+        saved = max(updates_in(tmp_path), default=None)
         if saved is not None:
             seen += 1
             ours, theirs = arrays(tmp_path, saved), arrays(reference, saved)
