@@ -129,7 +129,7 @@ class Checkpoints:
                 under_way.result()
             except Exception as error:
                 raise ValueError(
-                    f"checkpoint_dir={str(self.directory)!r}: the checkpoint could not be written ({_first_line(error)}); the "
+                    f"checkpoint_dir={str(self.directory)!r}: the checkpoint could not be written ({_in_short(error)}); the "
                     "ones before it are whole. Make room, or mend the folder, and go on from the last"
                 ) from error
 
@@ -169,14 +169,18 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         writing = self.directory / f"{_UNDER_WAY}{update}"
-        with ocp.StandardCheckpointer() as writer:
-            writer.save(writing / "arrays", arrays)
-        files = {str(file.relative_to(writing)): _sha256(file.read_bytes()) for file in _files(writing)}
-        run: dict[str, Any] = {"format": FORMAT, "update": update, "score": score, "versions": versions()}
-        run |= {"settings": self._settings, "files": files}
-        run["digest"] = _digest(run)
-        (writing / _SETTINGS).write_text(json.dumps(run, indent=1) + "\n")
-        writing.rename(self.directory / str(update))  # from here on it is there, and whole
+        try:
+            with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as writer:
+                writer.save(writing / "arrays", arrays)
+            files = {str(file.relative_to(writing)): _sha256(file.read_bytes()) for file in _files(writing)}
+            run: dict[str, Any] = {"format": FORMAT, "update": update, "score": score, "versions": versions()}
+            run |= {"settings": self._settings, "files": files}
+            run["digest"] = _digest(run)
+            (writing / _SETTINGS).write_text(json.dumps(run, indent=1) + "\n")
+            writing.rename(self.directory / str(update))  # from here on it is there, and whole
+        except Exception:
+            shutil.rmtree(writing, ignore_errors=True)
+            raise
         self._forget()
 
     def _forget(self) -> None:
@@ -314,7 +318,7 @@ def read(directory: Path, update: int) -> tuple[dict[str, Any], dict[str, np.nda
                 raise Damaged(f"{name} was changed")
         except OSError as error:
             raise Damaged(f"{name} cannot be read ({error.strerror})") from error
-    with ocp.StandardCheckpointer() as reader:
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
         arrays = reader.restore(folder / "arrays")
     return run, {name: np.asarray(value) for name, value in arrays.items()}
 
@@ -392,5 +396,6 @@ def _name(path: tuple) -> str:
     return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
-def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+def _in_short(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else f"{text[:60]} ... {text[-120:]}"

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import inspect
 import json
+import logging
 import os
 import platform
 import re
@@ -83,6 +84,7 @@ def main(argv: list[str] | None = None) -> None:
         config, numbers = TUNED[command.env]
         command = _parse(argv, {**config, **numbers})
     _keep_compiled_programs()
+    _quiet_libraries()
     try:
         if isinstance(command, Train):
             stopped = _train(command, sys.argv[1:] if argv is None else argv)
@@ -105,6 +107,12 @@ def _parse(argv: list[str] | None, defaults: dict[str, Any]) -> Any:
         description="Trust Region Policy Optimization in JAX.",
         config=(tyro.conf.OmitSubcommandPrefixes,),
     )
+
+
+def _quiet_libraries() -> None:
+    """What orbax tells its developers about a full disk, we tell people in our own words."""
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def _keep_compiled_programs() -> None:

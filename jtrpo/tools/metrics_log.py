@@ -4,7 +4,7 @@ import io
 import os
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -28,14 +28,15 @@ class MetricsLog:
         named, self._structure = jax.tree_util.tree_flatten_with_path(like)
         self._names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in named]
         self._types = [leaf.dtype for _, leaf in named]
+        self._name = str(file)
         kept = [] if file is None else self._read(file, done)
         self._rows = [self._parse(line) for line in kept]
-        self._file: TextIO = io.StringIO()
+        self._file: io.BytesIO | io.FileIO = io.BytesIO()
         if file is not None:
             beside = file.with_suffix(".tmp")  # the old table stays whole until the new one is
             beside.write_text("".join(f"{line}\n" for line in [",".join(["update", *self._names]), *kept]))
             os.replace(beside, file)
-            self._file = file.open("a")
+            self._file = file.open("ab", buffering=0)  # a row that does not fit is not tried again
 
     def __enter__(self) -> Self:
         return self
@@ -53,14 +54,16 @@ class MetricsLog:
         self._rows.append(row)
         # A float's shortest text that reads back as the same number.
         cells = [str(value.astype(int) if value.dtype == bool else value) for value in row]
+        line = (",".join([str(update), *cells]) + "\n").encode()
         try:
-            self._file.write(",".join([str(update), *cells]) + "\n")
-            self._file.flush()
-        except OSError as error:
+            whole = self._file.write(line) == len(line)
+        except OSError:
+            whole = False
+        if not whole:
             raise ValueError(
-                f"{self._file.name!r} could not be written to ({error.strerror}); what was saved is whole. Make room and go on "
-                "from the last checkpoint"
-            ) from error
+                f"{self._name!r} could not be written to; what was saved is whole. Make room, or mend the folder, and go on from "
+                "the last checkpoint"
+            )
 
     def history(self) -> Metrics:
         """Metrics of every update so far, one entry per update along the leading axis."""

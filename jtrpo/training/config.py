@@ -173,15 +173,17 @@ class TrainConfig:
     critic_minibatches: int = 4
 
     def __post_init__(self) -> None:
-        for name in ("total_timesteps", "num_envs", "num_steps", "reuse", "cg_iterations", "max_backtracks"):
+        for name in (
+            "total_timesteps", "num_envs", "num_steps", "reuse", "cg_iterations", "max_backtracks", "critic_epochs",
+            "critic_minibatches", "gsde_interval",
+        ):  # fmt: skip
             check_count(name, getattr(self, name), at_least=1)
-        check_count("critic_epochs", self.critic_epochs, at_least=1)
-        check_count("critic_minibatches", self.critic_minibatches, at_least=1)
+            object.__setattr__(self, name, int(getattr(self, name)))  # from NumPy's kinds, which cannot be hashed
         if not isinstance(self.hidden_sizes, tuple | list):
             raise TypeError(f"hidden_sizes must be a tuple of widths such as (64, 64); got {self.hidden_sizes!r}")
-        object.__setattr__(self, "hidden_sizes", tuple(self.hidden_sizes))
         for size in self.hidden_sizes:
             check_count("hidden_sizes", size, at_least=1)
+        object.__setattr__(self, "hidden_sizes", tuple(int(size) for size in self.hidden_sizes))
         check_choice("activation", self.activation, ACTIVATIONS)
         check_choice("memory", self.memory, (None, *CELLS))
         if (self.memory is not None or self.shared_torso) and not self.hidden_sizes:
@@ -191,14 +193,17 @@ class TrainConfig:
         check_choice("preconditioner", self.preconditioner, (None, "diagonal"))
         check_choice("critic", self.critic, ("adam", "gauss_newton"))
         self._check_numbers_that_change()
-        check_number("initial_log_std", self.initial_log_std)
-        check_count("gsde_interval", self.gsde_interval, at_least=1)
+        for name, bounds in (
+            ("initial_log_std", {}),
+            ("fisher_fraction", {"above": 0.0, "at_most": 1.0}),
+            ("critic_fraction", {"above": 0.0, "at_most": 1.0}),
+        ):
+            check_number(name, getattr(self, name), scalar=True, **bounds)
+            object.__setattr__(self, name, float(getattr(self, name)))
         for name in (
             "shared_torso", "normalize_observations", "scale_rewards", "normalize_advantages", "normalize_values"
         ):  # fmt: skip
             check_static(name, getattr(self, name), bool)
-        for name in ("fisher_fraction", "critic_fraction"):
-            check_number(name, getattr(self, name), above=0, at_most=1)
         if self.memory is not None and self.num_envs % self.critic_minibatches:
             raise ValueError(
                 f"critic_minibatches must divide num_envs = {self.num_envs} with memory={self.memory!r}, since sequences stay "

@@ -136,7 +136,7 @@ def test_a_write_that_fails_is_told_and_leaves_the_ones_before(tmp_path, states,
         def full(*_, **__):
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr("orbax.checkpoint.StandardCheckpointer.save", full)
+        monkeypatch.setattr("orbax.checkpoint.Checkpointer.save", full)
         checkpoints.save(states[2])
         with pytest.raises(ValueError, match=r"No space left on device.*Make room"):
             checkpoints.wait()
