@@ -38,7 +38,10 @@ REJAX = {
         "agent_kwargs": {"activation": "tanh", "hidden_layer_sizes": [64, 64]},
     },
 }  # fmt: skip
-BESIDE_REJAX = {"num_envs": 64, "num_steps": 128, "fisher_fraction": 0.1, "total_timesteps": 500_000, "max_kl": 0.01}
+BESIDE_REJAX = {
+    "num_envs": 64, "num_steps": 128, "fisher_fraction": 0.1, "critic_fraction": 0.1, "total_timesteps": 500_000,
+    "max_kl": 0.01,
+}  # fmt: skip
 
 ROWS: dict[str, tuple[str, dict[str, Any], dict[str, Any], int]] = {
     "the same work, 64 x 32": ("sb3", SB3_64, SAME_64, 1),

@@ -75,7 +75,7 @@ TUNED: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
     "Reacher-misc": (_SWIMMING, {"max_kl": 0.02, "gae_lambda": 0.98}),
     "Swimmer-misc": (_SWIMMING, {"max_kl": 0.02}),
     "BernoulliBandit-misc": ({**_SHRINKING, **_REMEMBERING}, {"max_kl": 0.01}),
-    "GaussianBandit-misc": ({**_SHRINKING, **_REMEMBERING}, {"max_kl": 0.01}),
+    "GaussianBandit-misc": (_REMEMBERING, {"max_kl": 0.01}),
     "MemoryChain-bsuite": ({**_REMEMBERING, "total_timesteps": 100_000}, {"max_kl": 0.01}),
     "MetaMaze-misc": (_REMEMBERING, {"max_kl": 0.01}),
 }

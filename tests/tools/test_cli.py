@@ -56,6 +56,33 @@ def test_every_setting_is_an_option_with_help(capsys):
     assert "trust region delta" in text
 
 
+def test_a_saved_run_is_evaluated_resumed_and_kept(tmp_path, capsys):
+    folder = tmp_path / "run"
+    run = ["train", "CartPole-v1", "--checkpoint-dir", str(folder), "--json", *TINY]
+    main(run)
+    trained = json.loads(capsys.readouterr().out)
+    main(["evaluate", str(folder), "--episodes", "8", "--json"])
+    scored = json.loads(capsys.readouterr().out)
+    assert (scored["env"], scored["update"], scored["episodes"]) == ("CartPole-v1", 3, 8)
+    assert scored["deterministic_return"] >= 8
+    main(["evaluate", str(folder), "--episodes", "8"])
+    assert f"return {scored['deterministic_return']:.1f}" in capsys.readouterr().out
+    main([*run, "--resume"])
+    out, err = capsys.readouterr()
+    assert json.loads(out)["evaluation_return"] == trained["evaluation_return"]
+    assert "going on after update 3" in err
+    for more, words in (
+        ([], ["already holds checkpoints, up to update 3", "add --resume"]),
+        (["--resume", "--seed", "1"], ["seed is 0 there and 1 here"]),
+        (["--resume", "--gamma", "0.5"], ["gamma is 0.99 there and 0.5 here"]),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            main([*run, *more])
+        assert caught.value.code == 2
+        text = capsys.readouterr().err
+        assert all(word in text for word in words), text
+
+
 def test_envs_lists_what_can_be_trained(capsys):
     main(["envs"])
     lines = capsys.readouterr().out.split()
@@ -71,6 +98,11 @@ def test_envs_lists_what_can_be_trained(capsys):
         (["train", "CartPole-v1", "--num-envs", "0"], ["num_envs", "at least 1", "0"]),
         (["train", "CartPole-v1", "--seed", "-1"], ["seed", "-1"]),
         (["train", "CartPole-v1", "--plot", "/no/such/folder/x.png"], ["plot", "/no/such/folder"]),
+        (["train", "CartPole-v1", "--checkpoint-dir", __file__], ["checkpoint_dir", "is a file"]),
+        (["train", "CartPole-v1", "--checkpoint-every", "0"], ["checkpoint_every", "at least 1"]),
+        (["train", "CartPole-v1", "--resume"], ["--checkpoint-dir"]),
+        (["evaluate", "/no/such/folder"], ["/no/such/folder", "holds no checkpoint"]),
+        (["evaluate", "/no/such/folder", "--episodes", "0"], ["episodes", "at least 1"]),
         (["train", "CartPole-v1", "--num-envs", "x"], ["num-envs", "x"]),
         (["train"], ["ENV"]),
         ([], ["train", "envs"]),

@@ -1,0 +1,63 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+import jtrpo
+from tests import probes
+
+
+def lying(**changes):
+    """An environment whose class attributes or step results are not what they promise."""
+
+    class Liar(probes.TruncatedOnly):
+        observation_space = changes.pop("observation_space", probes.Probe.observation_space)
+
+        def step(self, key, state, action):
+            result = super().step(key, state, action)
+            if "result" in changes:
+                return changes["result"]
+            return result._replace(**{name: change(getattr(result, name)) for name, change in changes.items()})
+
+    return Liar(probes.DISCRETE)
+
+
+PAIR = spaces.Dict({"a": spaces.Box(-1, 1, (2,), np.float32), "b": spaces.Discrete(3)})
+
+
+@pytest.mark.parametrize(
+    ("env", "error", "message"),
+    [
+        (
+            lying(observation_space=spaces.Box(-1, 1, (5,), np.float32)),
+            ValueError,
+            r"reset has shape \(1,\).*says \(5,\)",
+        ),
+        (lying(observation_space=PAIR), ValueError, r"observation at reset must be a dict of \['a', 'b'\].*got"),
+        (lying(final_observation=lambda x: x[0]), ValueError, r"final_observation has shape \(\).*says \(1,\)"),
+        (lying(reward=lambda x: x[None]), ValueError, r"reward must be a scalar; got an array of shape \(1,\)"),
+        (lying(terminated=lambda x: x[None]), ValueError, r"terminated must be a scalar"),
+        (lying(truncated=lambda x: x.astype(float)), ValueError, r"truncated must be a bool; got float32.*astype"),
+        (lying(result=(1, 2, 3)), TypeError, r"step must return a jtrpo.EnvStep; got tuple"),
+    ],
+)
+def test_an_environment_that_does_not_keep_its_word_is_named(env, error, message):
+    config = jtrpo.TrainConfig(env, num_envs=4, num_steps=4, hidden_sizes=(4,))
+    trainer = jtrpo.make_trainer(config)
+    with pytest.raises(error, match=message):
+        jax.eval_shape(lambda key: trainer.step(trainer.init(key)), jax.random.key(0))
+
+
+def test_dictionaries_and_tuples_are_looked_into():
+    from jtrpo.envs.check import check_observations
+
+    good = {"a": jnp.zeros((4, 2)), "b": jnp.zeros((4,), int)}
+    check_observations(PAIR, good, "observation")
+    check_observations(spaces.Tuple([PAIR, probes.DISCRETE]), (good, jnp.zeros(4)), "observation")
+    with pytest.raises(ValueError, match=r"observation\['a'\] has shape \(3,\)"):
+        check_observations(PAIR, {**good, "a": jnp.zeros((4, 3))}, "observation")
+    with pytest.raises(ValueError, match=r"got \['a'\]"):
+        check_observations(PAIR, {"a": good["a"]}, "observation")
+    with pytest.raises(ValueError, match=r"must be a tuple of \[0, 1\]"):
+        check_observations(spaces.Tuple([PAIR, probes.DISCRETE]), good, "observation")
