@@ -52,6 +52,8 @@ class Train:
     """Newest checkpoints to keep, besides the best by evaluation."""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Go on from the newest whole checkpoint of the folder, or begin where there is none yet."""
+    quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Show no progress; warnings and the summary stay."""
     debug_nans: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Stop at the first number that is not finite, and name its step and array."""
 
@@ -174,7 +176,7 @@ def _train(command: Any, argv: list[str]) -> signal.Signals | None:
             restored = _restore(checkpoints, command.resume)
         elif command.resume:
             raise ValueError("resume needs the folder to go on from; give --checkpoint-dir")
-        progress = stack.enter_context(Progress(config, command.seed))
+        progress = stack.enter_context(Progress(config, command.seed, quiet=command.quiet))
         run = run_training(
             config,
             command.seed,

@@ -41,7 +41,7 @@ class Progress:
         )  # fmt: skip
         name = config.env if isinstance(config.env, str) else repr(config.environment)
         self._title = f"{name} seed {seed}"
-        self._task = self._bar.add_task(self._title, total=config.num_updates)
+        self._task = self._bar.add_task(f"{self._title}, compiling", total=config.num_updates)
         self._display = Live(self._bar, console=self._console, refresh_per_second=8)
         self._began = 0.0
         self._first: int | None = None
@@ -73,7 +73,7 @@ class Progress:
             self._best_return = float(np.fmax(self._best_return, self._last_return))
         rate = (steps - self._first) / (time.perf_counter() - self._began)
         if self._live:
-            self._bar.update(self._task, completed=update)
+            self._bar.update(self._task, completed=update, description=self._title)
             self._display.update(Group(self._bar, self._table(metrics, steps, rate)))
         every = max(1, self._config.num_updates // _PLAIN_LINES)
         if not self._live and not self._quiet and (update % every == 0 or update == self._config.num_updates):
@@ -86,13 +86,14 @@ class Progress:
         kl, bound = float(metrics.policy.kl), float(metrics.hyperparams.max_kl)
         filled = round(_GAUGE * min(max(kl / bound, 0.0), 1.0)) if np.isfinite(kl) else 0
         table = Table.grid(padding=(0, 2))
-        rows = (
+        gauge = f"{'█' * filled}{'░' * (_GAUGE - filled)} {kl:.2g} of {bound:.2g}"
+        explained, entropy = float(metrics.critic.explained_variance), float(metrics.policy.entropy)
+        for row in (
             ("return", f"{self._last_return:.1f}", "best", f"{self._best_return:.1f}"),
-            ("KL", f"{'█' * filled}{'░' * (_GAUGE - filled)} {kl:.4f} of {bound:.4f}", "accepted", f"{self._accepted / self._seen:.0%}"),
-            ("explained variance", f"{float(metrics.critic.explained_variance):.2f}", "entropy", f"{float(metrics.policy.entropy):.2f}"),
+            ("KL", gauge, "accepted", f"{self._accepted / self._seen:.0%}"),
+            ("explained variance", f"{explained:.2f}", "entropy", f"{entropy:.2f}"),
             ("steps", f"{steps:,}", "steps/s", f"{rate:,.0f}"),
-        )  # fmt: skip
-        for row in rows:
+        ):
             table.add_row(*row)
         return table
 
