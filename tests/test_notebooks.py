@@ -70,6 +70,7 @@ def test_there_are_notebooks():
         "quickstart",
         "trust_region",
         "custom_environment",
+        "compose",
         "does_the_line_search_matter",
     }
 
