@@ -72,6 +72,7 @@ def test_there_are_notebooks():
         "custom_environment",
         "compose",
         "does_the_line_search_matter",
+        "hyperparameters",
     }
 
 
