@@ -3,7 +3,10 @@
 import dataclasses
 import hashlib
 import json
+import os
+import re
 import shutil
+import sys
 import tempfile
 import warnings
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -382,10 +385,9 @@ def differences(there: dict[str, Any], here: dict[str, Any]) -> dict[str, tuple[
 
 def versions() -> dict[str, str]:
     """What the bits of a run depend on besides its settings."""
-    import jtrpo
-
     device = jax.devices()[0]
-    return {"jtrpo": jtrpo.__version__, "jax": jax.__version__, "device": f"{device.platform}: {device.device_kind}"}
+    version = sys.modules["jtrpo"].__version__  # which tools may not import
+    return {"jtrpo": version, "jax": jax.__version__, "device": f"{device.platform}: {device.device_kind}"}
 
 
 def _is_key(leaf: Any) -> bool:
@@ -397,5 +399,5 @@ def _name(path: tuple) -> str:
 
 
 def _in_short(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else f"{text[:60]} ... {text[-120:]}"
+    code = re.search(r"os_error_code='(\d+)'", str(error))  # in the midst of what tensorstore says
+    return os.strerror(int(code[1])) if code else " ".join(str(error).split())[:200] or type(error).__name__

@@ -86,7 +86,8 @@ def main(argv: list[str] | None = None) -> None:
         config, numbers = TUNED[command.env]
         command = _parse(argv, {**config, **numbers})
     _keep_compiled_programs()
-    _quiet_libraries()
+    if argv is None:  # this process is ours alone
+        _quiet_libraries()
     try:
         if isinstance(command, Train):
             stopped = _train(command, sys.argv[1:] if argv is None else argv)
@@ -112,9 +113,10 @@ def _parse(argv: list[str] | None, defaults: dict[str, Any]) -> Any:
 
 
 def _quiet_libraries() -> None:
-    """What orbax tells its developers about a full disk, we tell people in our own words."""
+    """What orbax tells its developers about a full disk, late and at length, we tell people in our own words."""
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
+    sys.unraisablehook = lambda unraisable: None  # of its threads, after an error that was raised already
 
 
 def _keep_compiled_programs() -> None:

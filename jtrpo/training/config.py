@@ -179,6 +179,10 @@ class TrainConfig:
         ):  # fmt: skip
             check_count(name, getattr(self, name), at_least=1)
             object.__setattr__(self, name, int(getattr(self, name)))  # from NumPy's kinds, which cannot be hashed
+        for name in (
+            "shared_torso", "normalize_observations", "scale_rewards", "normalize_advantages", "normalize_values"
+        ):  # fmt: skip
+            check_static(name, getattr(self, name), bool)
         if not isinstance(self.hidden_sizes, tuple | list):
             raise TypeError(f"hidden_sizes must be a tuple of widths such as (64, 64); got {self.hidden_sizes!r}")
         for size in self.hidden_sizes:
@@ -200,10 +204,6 @@ class TrainConfig:
         ):
             check_number(name, getattr(self, name), scalar=True, **bounds)
             object.__setattr__(self, name, float(getattr(self, name)))
-        for name in (
-            "shared_torso", "normalize_observations", "scale_rewards", "normalize_advantages", "normalize_values"
-        ):  # fmt: skip
-            check_static(name, getattr(self, name), bool)
         if self.memory is not None and self.num_envs % self.critic_minibatches:
             raise ValueError(
                 f"critic_minibatches must divide num_envs = {self.num_envs} with memory={self.memory!r}, since sequences stay "
