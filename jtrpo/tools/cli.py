@@ -1,4 +1,4 @@
-"""The command line: ``jtrpo train ENV``, ``jtrpo evaluate DIR`` and ``jtrpo envs``."""
+"""The command line: ``jtrpo train ENV``, ``jtrpo evaluate DIR``, ``jtrpo plot DIR...`` and ``jtrpo envs``."""
 
 import contextlib
 import dataclasses
@@ -12,6 +12,7 @@ import shlex
 import signal
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,7 +22,8 @@ import tyro
 from jtrpo.core.check import check_count
 from jtrpo.envs.gymnax import environment_ids
 from jtrpo.tools.checkpoint import Checkpoints, Restored, load, versions
-from jtrpo.tools.plot import save_learning_curve
+from jtrpo.tools.compare import compare_runs
+from jtrpo.tools.plot import learning_curve, save_figure
 from jtrpo.tools.progress import Progress
 from jtrpo.tools.run import EVALUATION_EPISODES, run_training
 from jtrpo.tools.stop import StopOnSignal
@@ -73,6 +75,18 @@ class Evaluate:
 
 
 @dataclasses.dataclass(frozen=True)
+class Plot:
+    """Draw the curves of saved runs; runs that differ in nothing but their seed are one curve with a band."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DIR...")]
+    """Folders that were given as --checkpoint-dir."""
+    metric: str = "episode.return_mean"
+    """A column of their metrics.csv, such as policy.kl."""
+    out: Path = Path("runs.png")
+    """Picture to write (.png, .svg or .pdf)."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Envs:
     """List the ids of the environments that can be trained on."""
 
@@ -94,7 +108,8 @@ def main(argv: list[str] | None = None) -> None:
             if stopped is not None:
                 sys.exit(128 + stopped)
         else:
-            _evaluate(command) if isinstance(command, Evaluate) else _envs()
+            acts: dict[type, Callable[[Any], None]] = {Evaluate: _evaluate, Plot: _plot, Envs: _envs}
+            acts[type(command)](command)
     except FloatingPointError as error:  # of --debug-nans: the input was right, the run was not
         _complain(error)
         sys.exit(1)
@@ -104,7 +119,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def _parse(argv: list[str] | None, defaults: dict[str, Any]) -> Any:
     return tyro.cli(
-        _with_settings(Train, defaults) | Evaluate | Envs,  # type: ignore[arg-type]
+        _with_settings(Train, defaults) | Evaluate | Plot | Envs,  # type: ignore[arg-type]
         args=argv,
         prog="jtrpo",
         description="Trust Region Policy Optimization in JAX.",
@@ -137,8 +152,20 @@ def _complain(error: Exception) -> int:
     return 2
 
 
-def _envs() -> None:
+def _envs(command: Envs) -> None:
     print("\n".join(environment_ids()))
+
+
+def _plot(command: Plot) -> None:
+    if not command.runs:
+        raise ValueError("name at least one folder that was given as --checkpoint-dir")
+    _check_folder("out", command.out)
+    save_figure(lambda axes: compare_runs(list(command.runs), command.metric, axes), command.out)
+
+
+def _check_folder(name: str, file: Path) -> None:
+    if not file.absolute().parent.is_dir():
+        raise ValueError(f"{name}={str(file)!r} lies in a folder that does not exist; make it first")
 
 
 def _evaluate(command: Evaluate) -> None:
@@ -167,8 +194,8 @@ def _train(command: Any, argv: list[str]) -> signal.Signals | None:
     check_count("evaluate_every", command.evaluate_every, at_least=0)
     config = TrainConfig(env=command.env, **_settings(command, _CONFIG_FIELDS))
     hyperparams = Hyperparams(**_settings(command, _HYPERPARAM_FIELDS)).check()
-    if command.plot is not None and not command.plot.absolute().parent.is_dir():
-        raise ValueError(f"plot={str(command.plot)!r} lies in a folder that does not exist; make it first")
+    if command.plot is not None:
+        _check_folder("plot", command.plot)
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(StopOnSignal())
         checkpoints = restored = None
@@ -197,7 +224,8 @@ def _train(command: Any, argv: list[str]) -> signal.Signals | None:
         _say("nothing was saved: no --checkpoint-dir was given" if checkpoints is None else f"go on with: {again}")
         return stop.received
     if command.plot is not None:
-        save_learning_curve(run.metrics, command.plot, f"{command.env}, seed {command.seed}")
+        title = f"{command.env}, seed {command.seed}"
+        save_figure(lambda axes: learning_curve(run.metrics, axes).set_title(title), command.plot)
     print(json.dumps(run.summary) if command.json else _sentence(run.summary or {}))
     return None
 

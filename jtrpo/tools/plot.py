@@ -1,5 +1,6 @@
 """Learning curves."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,12 +36,12 @@ def learning_curve(metrics: Metrics, axes: "Axes | None" = None, label: str | No
     return axes
 
 
-def save_learning_curve(metrics: Metrics, path: Path, title: str) -> None:
-    """Write the learning curve of a run as a picture; the suffix names the format."""
+def save_figure(draw: Callable[["Axes"], Any], path: Path) -> None:
+    """Write a picture of what ``draw`` puts on its axes, without a window; the suffix names the format."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained", dpi=120)
     canvas: Any = FigureCanvasAgg(figure)
-    learning_curve(metrics, figure.add_subplot()).set_title(title)
+    draw(figure.add_subplot())
     canvas.print_figure(path)
