@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jtrpo.core.check import check_choice
-from jtrpo.tools.checkpoint import read_run, updates_in
+from jtrpo.tools.checkpoint import Damaged, read_run, updates_in
 from jtrpo.tools.run import METRICS_FILE
 
 if TYPE_CHECKING:
@@ -56,7 +56,11 @@ def compare_runs(folders: list[Path], metric: str = "episode.return_mean", axes:
         updates = updates_in(folder)
         if not updates:
             raise FileNotFoundError(f"{str(folder)!r} holds no checkpoint, which knows the settings of the run")
-        known = {name: value for name, value in read_run(folder, updates[-1])["settings"].items() if name != "seed"}
+        try:
+            known = read_run(folder, updates[-1])["settings"]
+        except Damaged as error:
+            raise ValueError(f"checkpoint {updates[-1]} in {str(folder)!r} is damaged: {error}") from error
+        known = {name: value for name, value in known.items() if name != "seed"}
         groups.setdefault(str(known), []).append(table)
         settings[str(known)] = known
     first = next(iter(settings.values()))
