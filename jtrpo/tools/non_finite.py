@@ -6,7 +6,7 @@ import numpy as np
 
 from jtrpo.training.agent import make_agent
 from jtrpo.training.config import TrainConfig
-from jtrpo.training.trainer import TrainState, make_trainer
+from jtrpo.training.trainer import TrainState, make_collect, make_trainer
 
 
 def first_non_finite(config: TrainConfig, state: TrainState) -> str | None:
@@ -17,7 +17,7 @@ def first_non_finite(config: TrainConfig, state: TrainState) -> str | None:
         state: before that update.
     """
     trainer, agent = make_trainer(config), make_agent(config)
-    trajectory = jax.jit(trainer.collect)(state)
+    trajectory = jax.jit(make_collect(config))(state)
     found = []
     for order, name in enumerate(("observation", "action", "log_prob", "reward", "final_observation")):
         for path, leaf in jax.tree_util.tree_leaves_with_path(getattr(trajectory, name)):

@@ -95,18 +95,16 @@ class Metrics(NamedTuple):
 
 
 class Trainer(NamedTuple):
-    """Pure functions that train a policy.
+    """Three pure functions that train a policy.
 
     Attributes:
         init: ``(key, hyperparams=Hyperparams()) -> TrainState``.
         step: ``(state) -> (state, Metrics)``: one update.
-        collect: ``(state) -> Trajectory``: what the next step will collect, and nothing else of it.
         evaluate: ``(state, key, num_episodes=128, *, deterministic=True) -> returns``, undiscounted, ``[num_episodes]``.
     """
 
     init: Callable[..., TrainState]
     step: Callable[[TrainState], tuple[TrainState, Metrics]]
-    collect: Callable[[TrainState], Trajectory]
     evaluate: Callable[..., Float[Array, " num_episodes"]]
 
 
@@ -123,7 +121,7 @@ class TrainResult(NamedTuple):
 
 
 def make_trainer(config: TrainConfig) -> Trainer:
-    """Build the functions of a training run. Each is pure and may be jitted and vmapped.
+    """Build the three functions of a training run. Each is pure and may be jitted and vmapped.
 
     Args:
         config: static settings.
@@ -131,6 +129,19 @@ def make_trainer(config: TrainConfig) -> Trainer:
     Source: Schulman et al. 2015, Trust Region Policy Optimization, https://arxiv.org/abs/1502.05477, algorithm 1 with the
     generalised advantages of https://arxiv.org/abs/1506.02438.
     """
+    return _build(config)[0]
+
+
+def make_collect(config: TrainConfig) -> Callable[[TrainState], Trajectory]:
+    """Build ``(state) -> Trajectory``: what the next step of that state will collect, and nothing else of it.
+
+    Args:
+        config: static settings.
+    """
+    return _build(config)[1]
+
+
+def _build(config: TrainConfig) -> tuple[Trainer, Callable[[TrainState], Trajectory]]:
     environment = config.environment
     max_episode_steps = getattr(environment, "max_episode_steps", None)
     agent = make_agent(config)
@@ -320,7 +331,7 @@ def make_trainer(config: TrainConfig) -> Trainer:
 
         return play_episodes(environment, actor, key, num_episodes, max_steps, agent.empty_memory(num_episodes))
 
-    return Trainer(init, step, next_trajectory, evaluate)
+    return Trainer(init, step, evaluate), next_trajectory
 
 
 def make_train(config: TrainConfig) -> Callable[..., TrainResult]:

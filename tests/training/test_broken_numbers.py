@@ -7,6 +7,7 @@ import pytest
 
 import jtrpo
 from jtrpo.training.normalization import init_statistics, update_statistics
+from jtrpo.training.trainer import make_collect
 from tests import probes
 
 
@@ -55,7 +56,7 @@ def test_a_fault_of_the_environment_costs_the_updates_that_saw_it_and_no_more(pl
         Faulty(place, value), num_envs=8, num_steps=16, hidden_sizes=(8,), critic_minibatches=2, **settings
     )
     trainer = jtrpo.make_trainer(config)
-    step, collect = jax.jit(trainer.step), jax.jit(trainer.collect)
+    step, collect = jax.jit(trainer.step), jax.jit(make_collect(config))
     state = jax.jit(trainer.init)(jax.random.key(0))
     broken = whole = 0
     for _ in range(40):

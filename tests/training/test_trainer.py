@@ -33,6 +33,11 @@ def assert_trees_equal(a, b):
         np.testing.assert_array_equal(x, y, err_msg=jax.tree_util.keystr(path))
 
 
+def test_a_trainer_is_three_functions(trainer):
+    init, step, evaluate = trainer  # as the contract promises
+    assert (init, step, evaluate) == (trainer.init, trainer.step, trainer.evaluate)
+
+
 def test_budget_is_rounded_up_to_whole_updates_and_reported():
     assert (CONFIG.batch_size, CONFIG.num_updates, CONFIG.actual_timesteps) == (256, 6, 1536)
     result = jax.jit(jtrpo.make_train(CONFIG))(jax.random.key(0))
