@@ -28,7 +28,7 @@ def train(folder, **settings):
 
 def test_a_run_stopped_anywhere_and_resumed_ends_with_the_same_bits(tmp_path):
     straight = train(tmp_path / "straight")
-    for after in (1, 4, 3):  # stops after 1, 5 and 8 updates
+    for after in (1, 4):  # stops after 1 and 5 updates
         stopped = train(
             tmp_path / "stopped", stop=lambda counter=itertools.count(1), after=after: next(counter) > after
         )
