@@ -91,6 +91,10 @@ class Checkpoints:
         self._under_way: Future | None = None
         for left in self.directory.glob(f"{_UNDER_WAY}*"):  # by a process that was killed
             shutil.rmtree(left, ignore_errors=True)
+        self._scores: dict[int, float | None] = {}
+        for update in updates_in(self.directory):
+            with suppress(ValueError):  # what is damaged has no score
+                self._scores[update] = read_run(self.directory, update)["score"]
 
     def __enter__(self) -> Self:
         return self
@@ -181,6 +185,7 @@ class Checkpoints:
             run["digest"] = _digest(run)
             (writing / _SETTINGS).write_text(json.dumps(run, indent=1) + "\n")
             writing.rename(self.directory / str(update))  # from here on it is there, and whole
+            self._scores[update] = score
         except Exception:
             shutil.rmtree(writing, ignore_errors=True)
             raise
@@ -188,12 +193,9 @@ class Checkpoints:
 
     def _forget(self) -> None:
         """Delete what is neither among the newest nor the best; under another name first, so that a kill leaves no half."""
-        updates, scores = updates_in(self.directory), dict[int, float]()
-        for update in updates:
-            with suppress(ValueError):
-                score = read_run(self.directory, update)["score"]
-                scores |= {} if score is None else {update: score}
-        best = max(scores, key=lambda update: (scores[update], update), default=None)
+        updates = updates_in(self.directory)
+        scored = {update: score for update in updates if (score := self._scores.get(update)) is not None}
+        best = max(scored, key=lambda update: (scored[update], update), default=None)
         for update in updates[: -self._keep]:
             if update != best:
                 leaving = (self.directory / str(update)).rename(self.directory / f"{_UNDER_WAY}leaving-{update}")
