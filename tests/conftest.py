@@ -1,3 +1,13 @@
+import os
+import shutil
+import tempfile
+
+# Workers and the processes that tests start compile each program once between them; none of it reaches the user's home.
+OWNS_PROGRAMS = "JTRPO_TEST_PROGRAMS" not in os.environ
+PROGRAMS = os.environ.setdefault("JTRPO_TEST_PROGRAMS", tempfile.mkdtemp() if OWNS_PROGRAMS else "")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", PROGRAMS)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+
 import hypothesis
 import jax
 import pytest
@@ -11,6 +21,11 @@ hypothesis.settings.load_profile("jtrpo")
 
 def pytest_addoption(parser):
     parser.addoption("--long", action="store_true", help="the whole soak of tests/faults: more kills, flips and draws")
+
+
+def pytest_unconfigure():
+    if OWNS_PROGRAMS:
+        shutil.rmtree(PROGRAMS, ignore_errors=True)
 
 
 @pytest.fixture

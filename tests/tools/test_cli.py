@@ -10,14 +10,20 @@ from jtrpo.tools.cli import _keep_compiled_programs, main
 TINY = ["--total-timesteps", "600", "--num-envs", "4", "--num-steps", "64", "--hidden-sizes", "8"]
 
 
-@pytest.fixture(autouse=True)
-def _no_cache_in_the_users_home(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    yield
-    jax.config.update("jax_compilation_cache_dir", None)
+@pytest.fixture
+def nowhere():
+    """No place for compiled programs is chosen."""
+    with pytest.MonkeyPatch.context() as patch:
+        names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+        before = {name: jax.config.values[name] for name in names}
+        jax.config.update(names[0], None)
+        yield patch
+        for name, value in before.items():
+            jax.config.update(name, value)
 
 
-def test_compiled_programs_are_kept_in_the_users_cache_unless_a_place_is_chosen(tmp_path):
+def test_compiled_programs_are_kept_in_the_users_cache_unless_a_place_is_chosen(tmp_path, nowhere):
+    nowhere.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     _keep_compiled_programs()
     assert jax.config.values["jax_compilation_cache_dir"].startswith(str(tmp_path / "cache" / "jtrpo"))
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "mine"))
