@@ -8,11 +8,11 @@ PROGRAMS = os.environ.setdefault("JTRPO_TEST_PROGRAMS", tempfile.mkdtemp() if OW
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", PROGRAMS)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
-import hypothesis
-import jax
-import pytest
+import hypothesis  # noqa: E402
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
-import jtrpo  # noqa: F401  # before JAX's first computation
+import jtrpo  # noqa: E402, F401  # before JAX's first computation
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 hypothesis.settings.register_profile("jtrpo", deadline=None, derandomize=True, database=None, max_examples=40)
