@@ -210,7 +210,7 @@ def _train(command: Any, argv: list[str]) -> signal.Signals | None:
             config,
             command.seed,
             hyperparams,
-            progress.update,
+            progress,
             checkpoints=checkpoints,
             restored=restored,
             checkpoint_every=command.checkpoint_every,

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jtrpo.core.check import check_choice
-from jtrpo.tools.checkpoint import Damaged, read_run, updates_in
-from jtrpo.tools.run import METRICS_FILE
+from jtrpo.tools.run_directory import METRICS_FILE, read_settings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,8 +42,8 @@ def compare_runs(folders: list[Path], metric: str = "episode.return_mean", axes:
         axes: where to draw; ``None``: new axes.
 
     Raises:
-        FileNotFoundError: a folder without metrics or checkpoint.
-        ValueError: no such metric, or a checkpoint that is damaged.
+        FileNotFoundError: a folder without metrics or settings.
+        ValueError: no such metric, or settings that are damaged.
     """
     import matplotlib.pyplot as plt
 
@@ -53,14 +52,7 @@ def compare_runs(folders: list[Path], metric: str = "episode.return_mean", axes:
     for folder in folders:
         table = read_metrics(folder)
         check_choice("metric", metric, [name for name in table if name != "update"])
-        updates = updates_in(folder)
-        if not updates:
-            raise FileNotFoundError(f"{str(folder)!r} holds no checkpoint, which knows the settings of the run")
-        try:
-            known = read_run(folder, updates[-1])["settings"]
-        except Damaged as error:
-            raise ValueError(f"checkpoint {updates[-1]} in {str(folder)!r} is damaged: {error}") from error
-        known = {name: value for name, value in known.items() if name != "seed"}
+        known = {name: value for name, value in read_settings(folder)["settings"].items() if name != "seed"}
         groups.setdefault(str(known), []).append(table)
         settings[str(known)] = known
     first = next(iter(settings.values()))

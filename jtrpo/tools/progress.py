@@ -1,9 +1,11 @@
 """Progress of a run: a live display on a terminal or in a notebook, a plain line now and then elsewhere."""
 
+import io
 import sys
 import time
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from rich.console import Console, Group
@@ -17,85 +19,139 @@ from jtrpo.training.trainer import Metrics
 
 _PLAIN_LINES = 10
 _GAUGE = 20
+_NOTEBOOK_SECONDS = 0.25
+
+
+@dataclass
+class _Seen:
+    """Of one training, since its first update in this process: a resumed run begins in the middle."""
+
+    began: float
+    first: int
+    updates: int = 0
+    accepted: int = 0
+    last_return: float = float("nan")
+    best_return: float = float("nan")
 
 
 class Progress:
-    """Shows the updates of a run on standard error; standard output stays free for the summary.
+    """Shows the updates of a run on standard error, or below a notebook's cell; standard output stays free for the summary.
 
-        with Progress(config, seed) as progress:
-            run_training(config, seed, on_update=progress.update)
+        train = jax.jit(jtrpo.make_train(config, on_update=Progress(config)))
+
+        with Progress(config, seed) as progress:  # the display is closed even where the run does not reach its end
+            run_training(config, seed, on_update=progress)
+
+    With a leading axis of seeds or settings it shows their means, and the largest KL of any.
 
     Args:
         config: of the run.
-        seed: of the run.
+        seed: of the run, for the title.
         quiet: show nothing.
     """
 
-    def __init__(self, config: TrainConfig, seed: int = 0, *, quiet: bool = False):
+    def __init__(self, config: TrainConfig, seed: int | None = None, *, quiet: bool = False):
         self._config, self._quiet = config, quiet
         self._console = Console(stderr=True)
-        self._live = not quiet and (self._console.is_terminal or self._console.is_jupyter)
-        self._bar = Bar(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("updates,"),
-            TimeRemainingColumn(), TextColumn("left"), console=self._console,
-        )  # fmt: skip
+        self._notebook = not quiet and self._console.is_jupyter
+        self._live = not quiet and not self._notebook and self._console.is_terminal
         name = config.env if isinstance(config.env, str) else repr(config.environment)
-        self._title = f"{name} seed {seed}"
-        self._task = self._bar.add_task(f"{self._title}, compiling", total=config.num_updates)
-        self._display = Live(self._bar, console=self._console, refresh_per_second=8)
-        self._began = 0.0
-        self._first: int | None = None
-        self._seen = self._accepted = 0
-        self._last_return = self._best_return = float("nan")
+        self._title = name if seed is None else f"{name} seed {seed}"
+        self._shown: Any = None  # the display, once there is one
+        self._last_shown = 0.0
+        self._seen: _Seen | None = None
+        self._bar = self._new_bar()
 
     def __enter__(self) -> Self:
         if self._live:
-            self._display.start()
-        elif not self._quiet:
+            self._open()
+        elif not self._quiet and not self._notebook:
             self._say(
                 f"{self._title}: {self._config.num_updates} updates of {self._config.batch_size} steps; compiling"
             )
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._live:
-            self._display.stop()
+        self._close()
 
-    def update(self, update: int, metrics: Metrics) -> None:
+    def __call__(self, update: int, metrics: Metrics) -> None:
         """Show update number ``update`` (from 1)."""
-        steps = int(metrics.timesteps)
-        if self._first is None:  # of this process: a resumed run begins in the middle
-            self._began, self._first = time.perf_counter() - 1e-9, steps
-        self._seen += 1
-        self._accepted += bool(metrics.policy.accepted)
-        if not np.isnan(metrics.episode.return_mean):
-            self._last_return = float(metrics.episode.return_mean)
-            self._best_return = float(np.fmax(self._best_return, self._last_return))
-        rate = (steps - self._first) / (time.perf_counter() - self._began)
-        if self._live:
-            self._bar.update(self._task, completed=update, description=self._title)
-            self._display.update(Group(self._bar, self._table(metrics, steps, rate)))
-        every = max(1, self._config.num_updates // _PLAIN_LINES)
-        if not self._live and not self._quiet and (update % every == 0 or update == self._config.num_updates):
+        if self._quiet:
+            return
+        steps = int(np.max(metrics.timesteps))
+        if self._seen is None:
+            self._seen = _Seen(time.perf_counter() - 1e-9, steps)
+        seen = self._seen
+        accepted = np.asarray(metrics.policy.accepted)
+        seen.updates += accepted.size
+        seen.accepted += int(accepted.sum())
+        returns = np.asarray(metrics.episode.return_mean)
+        if not np.isnan(returns).all():
+            seen.last_return = float(np.nanmean(returns))
+            seen.best_return = float(np.fmax(seen.best_return, seen.last_return))
+        rate = accepted.size * (steps - seen.first) / (time.perf_counter() - seen.began)
+        last = update >= self._config.num_updates
+        if self._live or self._notebook:
+            self._bar.update(self._bar.task_ids[0], completed=update, description=self._title)
+            self._show(Group(self._bar, _table(metrics, seen, steps, rate)), last)
+        elif last or update % max(1, self._config.num_updates // _PLAIN_LINES) == 0:
             self._say(
-                f"{steps:>12,} steps  return {self._last_return:8.1f}  KL {float(metrics.policy.kl):.4f}  "
-                f"accepted {self._accepted / self._seen:4.0%}  {rate:9,.0f} steps/s"
+                f"{steps:>12,} steps  return {seen.last_return:8.1f}  KL {np.max(metrics.policy.kl):.4f}  "
+                f"accepted {seen.accepted / seen.updates:4.0%}  {rate:9,.0f} steps/s"
             )
+        if last:
+            self._close()
 
-    def _table(self, metrics: Metrics, steps: int, rate: float) -> Table:
-        kl, bound = float(metrics.policy.kl), float(metrics.hyperparams.max_kl)
-        filled = round(_GAUGE * min(max(kl / bound, 0.0), 1.0)) if np.isfinite(kl) else 0
-        table = Table.grid(padding=(0, 2))
-        gauge = f"{'█' * filled}{'░' * (_GAUGE - filled)} {kl:.2g} of {bound:.2g}"
-        explained, entropy = float(metrics.critic.explained_variance), float(metrics.policy.entropy)
-        for row in (
-            ("return", f"{self._last_return:.1f}", "best", f"{self._best_return:.1f}"),
-            ("KL", gauge, "accepted", f"{self._accepted / self._seen:.0%}"),
-            ("explained variance", f"{explained:.2f}", "entropy", f"{entropy:.2f}"),
-            ("steps", f"{steps:,}", "steps/s", f"{rate:,.0f}"),
-        ):
-            table.add_row(*row)
-        return table
+    def _new_bar(self) -> Bar:
+        bar = Bar(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("updates,"),
+            TimeRemainingColumn(), TextColumn("left"), console=self._console,
+        )  # fmt: skip
+        bar.add_task(f"{self._title}, compiling", total=self._config.num_updates)
+        return bar
+
+    def _open(self) -> None:
+        self._shown = Live(self._bar, console=self._console, refresh_per_second=8)
+        self._shown.start()
+
+    def _show(self, what: Group, last: bool) -> None:
+        if self._live:
+            if self._shown is None:
+                self._open()
+            self._shown.update(what)
+        elif last or time.perf_counter() - self._last_shown > _NOTEBOOK_SECONDS:
+            from IPython.display import display
+
+            self._last_shown = time.perf_counter()
+            plain = Console(file=io.StringIO(), width=100, force_jupyter=False)
+            plain.print(what)
+            text = {"text/plain": plain.file.getvalue()}  # type: ignore[attr-defined]
+            if self._shown is None:
+                self._shown = display(text, raw=True, display_id=True)
+            else:
+                self._shown.update(text, raw=True)
+
+    def _close(self) -> None:
+        if self._live and self._shown is not None:
+            self._shown.stop()
+        self._shown, self._seen = None, None  # a compiled training may be called again
+        self._bar = self._new_bar()
 
     def _say(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
+
+
+def _table(metrics: Metrics, seen: _Seen, steps: int, rate: float) -> Table:
+    kl, bound = float(np.max(metrics.policy.kl)), float(np.max(metrics.hyperparams.max_kl))
+    filled = round(_GAUGE * min(max(kl / bound, 0.0), 1.0)) if np.isfinite(kl) else 0
+    table = Table.grid(padding=(0, 2))
+    gauge = f"{'█' * filled}{'░' * (_GAUGE - filled)} {kl:.2g} of {bound:.2g}"
+    explained, entropy = np.mean(metrics.critic.explained_variance), np.mean(metrics.policy.entropy)
+    for row in (
+        ("return", f"{seen.last_return:.1f}", "best", f"{seen.best_return:.1f}"),
+        ("KL", gauge, "accepted", f"{seen.accepted / seen.updates:.0%}"),
+        ("explained variance", f"{explained:.2f}", "entropy", f"{entropy:.2f}"),
+        ("steps", f"{steps:,}", "steps/s", f"{rate:,.0f}"),
+    ):
+        table.add_row(*row)
+    return table

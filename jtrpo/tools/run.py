@@ -13,11 +13,12 @@ from jtrpo.core.line_search import UpdateStatus
 from jtrpo.tools.checkpoint import Checkpoints, Restored
 from jtrpo.tools.metrics_log import MetricsLog
 from jtrpo.tools.non_finite import first_non_finite
+from jtrpo.tools.run_directory import METRICS_FILE, write_result, write_settings
 from jtrpo.training.config import Hyperparams, TrainConfig
+from jtrpo.training.report import OnUpdate
 from jtrpo.training.trainer import Metrics, TrainState, make_trainer
 
 EVALUATION_EPISODES = 128
-METRICS_FILE = "metrics.csv"
 
 
 class Run(NamedTuple):
@@ -38,7 +39,7 @@ def run_training(
     config: TrainConfig,
     seed: int = 0,
     hyperparams: Hyperparams = Hyperparams(),
-    on_update: Callable[[int, Metrics], None] = lambda update, metrics: None,
+    on_update: OnUpdate = lambda update, metrics: None,
     *,
     checkpoints: Checkpoints | None = None,
     restored: Restored | None = None,
@@ -54,7 +55,8 @@ def run_training(
         seed: of the random key.
         hyperparams: numbers of the algorithm.
         on_update: called on the host after each update with its number (from 1) and its metrics.
-        checkpoints: where to save the state, and beside it the metrics as ``metrics.csv``.
+        checkpoints: where to save the state, and beside it ``config.json``, ``metrics.csv`` and, at the end, ``summary.json`` and
+            ``curve.png``.
         restored: what to go on from; the run then ends with the same bits as one that was never interrupted.
         checkpoint_every: updates between two checkpoints.
         evaluate_every: updates between two evaluations, each saved as a checkpoint with its score; 0: only at the end.
@@ -86,6 +88,8 @@ def run_training(
 
     done, last = int(state.update), config.num_updates
     file = None if checkpoints is None else checkpoints.directory / METRICS_FILE
+    if checkpoints is not None:
+        write_settings(checkpoints.directory, config, hyperparams, seed)
     with MetricsLog(file, done, lowered[0].out_info[1]) as log:
         for update in range(done + 1, last + 1):
             if stop():
@@ -129,4 +133,6 @@ def run_training(
         "refused": dict(Counter(UpdateStatus(status).name for status in metrics.policy.status if status)),
         "critic_refused": int((~metrics.critic.accepted).sum()),
     }
+    if checkpoints is not None:
+        write_result(checkpoints.directory, summary, returns, metrics)
     return Run(state, metrics, summary)

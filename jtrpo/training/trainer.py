@@ -25,6 +25,7 @@ from jtrpo.training.normalization import (
     standard_deviation,
     update_statistics,
 )
+from jtrpo.training.report import OnUpdate, make_report
 from jtrpo.training.reuse import empty_window, slide_window
 from jtrpo.training.rollout import (
     EpisodeSummary,
@@ -334,19 +335,27 @@ def _build(config: TrainConfig) -> tuple[Trainer, Callable[[TrainState], Traject
     return Trainer(init, step, evaluate), next_trajectory
 
 
-def make_train(config: TrainConfig) -> Callable[..., TrainResult]:
+def make_train(config: TrainConfig, on_update: OnUpdate | None = None) -> Callable[..., TrainResult]:
     """Build a whole training as one pure function: ``(key, hyperparams=Hyperparams()) -> TrainResult``.
 
     ``jit`` it; ``vmap`` it over keys (seeds) or over hyper-parameters with a leading axis.
 
     Args:
         config: static settings.
+        on_update: called on the host with the number of each update, from 1, and its metrics while the compiled training goes on:
+            :class:`jtrpo.tools.progress.Progress`, say. Under ``vmap`` it is called once for all, with metrics of all. An
+            exception in it is logged, and never reaches the training.
     """
     trainer = make_trainer(config)
+    report = None if on_update is None else make_report(on_update)
 
     def train(key: PRNGKeyArray, hyperparams: Hyperparams = Hyperparams()) -> TrainResult:
-        state = trainer.init(key, hyperparams)
-        state, metrics = jax.lax.scan(lambda state, _: trainer.step(state), state, length=config.num_updates)
-        return TrainResult(state, metrics)
+        def step(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
+            state, metrics = trainer.step(state)
+            if report is not None:
+                report(state.update, metrics)
+            return state, metrics
+
+        return TrainResult(*jax.lax.scan(step, trainer.init(key, hyperparams), length=config.num_updates))
 
     return train

@@ -21,7 +21,7 @@ def history():
 def show(history, **settings):
     with Progress(CONFIG, 7, **settings) as progress:
         for update, metrics in enumerate(history, start=5):  # a resumed run
-            progress.update(update, metrics)
+            progress(update, metrics)
 
 
 def test_plain_lines_where_there_is_no_terminal(history, capsys):
