@@ -1,4 +1,4 @@
-"""The command line: ``jtrpo train ENV``, ``jtrpo evaluate DIR``, ``jtrpo plot DIR...`` and ``jtrpo envs``."""
+"""The command line: ``jtrpo train ENV``; ``evaluate``, ``watch``, ``plot`` and ``report`` for what it saved; ``envs``."""
 
 import contextlib
 import dataclasses
@@ -25,10 +25,15 @@ from jtrpo.tools.checkpoint import Checkpoints, Restored, load, versions
 from jtrpo.tools.compare import compare_runs
 from jtrpo.tools.plot import learning_curve, save_figure
 from jtrpo.tools.progress import Progress
+from jtrpo.tools.report import write_report
 from jtrpo.tools.run import EVALUATION_EPISODES, run_training
 from jtrpo.tools.stop import StopOnSignal
+from jtrpo.tools.tensorboard import TensorBoard
+from jtrpo.tools.wandb import WandB
+from jtrpo.tools.watch import check_animation, play, save_animation
 from jtrpo.training.config import Hyperparams, TrainConfig
-from jtrpo.training.trainer import make_trainer
+from jtrpo.training.report import OnUpdate, guarded
+from jtrpo.training.trainer import Metrics, make_trainer
 from jtrpo.training.tuned import TUNED
 
 
@@ -45,7 +50,7 @@ class Train:
     plot: Path | None = None
     """Write the learning curve to this file (.png, .svg or .pdf)."""
     checkpoint_dir: Path | None = None
-    """Save the run in this folder: checkpoints, and its metrics as metrics.csv."""
+    """Save the run in this folder: checkpoints, config.json, metrics.csv, and at the end summary.json and curve.png."""
     checkpoint_every: int = 10
     """Updates between two checkpoints."""
     evaluate_every: int = 0
@@ -54,6 +59,10 @@ class Train:
     """Newest checkpoints to keep, besides the best by evaluation."""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Go on from the newest whole checkpoint of the folder, or begin where there is none yet."""
+    tensorboard: Path | None = None
+    """Log to TensorBoard in this folder (extra tensorboard)."""
+    wandb: str | None = None
+    """Log to this project of Weights & Biases (extra wandb); WANDB_MODE=offline keeps it on this machine."""
     quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Show no progress; warnings and the summary stay."""
     debug_nans: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -75,6 +84,20 @@ class Evaluate:
 
 
 @dataclasses.dataclass(frozen=True)
+class Watch:
+    """Play one episode with the policy of a saved run, and write it as an animated picture."""
+
+    directory: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+    """Folder that was given as --checkpoint-dir."""
+    out: Path = Path("policy.gif")
+    """Picture to write (.gif, .webp or .png)."""
+    sample: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Draw actions from the policy, instead of its most likely ones."""
+    seed: int = 0
+    """Seed of the random key."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Plot:
     """Draw the curves of saved runs; runs that differ in nothing but their seed are one curve with a band."""
 
@@ -87,12 +110,24 @@ class Plot:
 
 
 @dataclasses.dataclass(frozen=True)
+class Report:
+    """Write a page about saved runs: settings, curves and evaluation, in one HTML file."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DIR...")]
+    """Folders that were given as --checkpoint-dir."""
+    out: Path = Path("report.html")
+    """Page to write."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Envs:
     """List the ids of the environments that can be trained on."""
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line; exits with 2 and a message where the input is wrong."""
+    if not (sys.argv[1:] if argv is None else argv):
+        argv = ["--help"]
     command = _parse(argv, {})
     if (
         isinstance(command, Train) and command.env in TUNED
@@ -108,18 +143,20 @@ def main(argv: list[str] | None = None) -> None:
             if stopped is not None:
                 sys.exit(128 + stopped)
         else:
-            acts: dict[type, Callable[[Any], None]] = {Evaluate: _evaluate, Plot: _plot, Envs: _envs}
+            acts: dict[type, Callable[[Any], None]] = {
+                Evaluate: _evaluate, Watch: _watch, Plot: _plot, Report: _report, Envs: _envs,
+            }  # fmt: skip
             acts[type(command)](command)
     except FloatingPointError as error:  # of --debug-nans: the input was right, the run was not
         _complain(error)
         sys.exit(1)
-    except (TypeError, ValueError, FileNotFoundError) as error:
+    except (TypeError, ValueError, FileNotFoundError, ImportError) as error:
         sys.exit(_complain(error))
 
 
 def _parse(argv: list[str] | None, defaults: dict[str, Any]) -> Any:
     return tyro.cli(
-        _with_settings(Train, defaults) | Evaluate | Plot | Envs,  # type: ignore[arg-type]
+        _with_settings(Train, defaults) | Evaluate | Watch | Plot | Report | Envs,  # type: ignore[arg-type]
         args=argv,
         prog="jtrpo",
         description="Trust Region Policy Optimization in JAX.",
@@ -157,15 +194,37 @@ def _envs(command: Envs) -> None:
 
 
 def _plot(command: Plot) -> None:
+    _check_runs(command)
+    save_figure(lambda axes: compare_runs(list(command.runs), command.metric, axes), command.out)
+    print(f"see {command.out}")
+
+
+def _report(command: Report) -> None:
+    _check_runs(command)
+    write_report(list(command.runs), command.out)
+    print(f"see {command.out}")
+
+
+def _check_runs(command: Plot | Report) -> None:
     if not command.runs:
         raise ValueError("name at least one folder that was given as --checkpoint-dir")
     _check_folder("out", command.out)
-    save_figure(lambda axes: compare_runs(list(command.runs), command.metric, axes), command.out)
 
 
 def _check_folder(name: str, file: Path) -> None:
     if not file.absolute().parent.is_dir():
         raise ValueError(f"{name}={str(file)!r} lies in a folder that does not exist; make it first")
+
+
+def _watch(command: Watch) -> None:
+    check_count("seed", command.seed, at_least=0)
+    check_animation("out", command.out)
+    _check_folder("out", command.out)
+    config, restored = load(command.directory)
+    episode = play(config, restored.state, jax.random.key(command.seed), deterministic=not command.sample)
+    save_animation(config, episode, command.out)
+    end = "" if episode.finished else ", cut off there"
+    print(f"{config.env}: {len(episode.returns)} steps, return {episode.returns[-1]:.1f}{end}; see {command.out}")
 
 
 def _evaluate(command: Evaluate) -> None:
@@ -205,12 +264,22 @@ def _train(command: Any, argv: list[str]) -> signal.Signals | None:
             restored = _restore(checkpoints, command.resume)
         elif command.resume:
             raise ValueError("resume needs the folder to go on from; give --checkpoint-dir")
-        progress = stack.enter_context(Progress(config, command.seed, quiet=command.quiet))
+        listeners: list[OnUpdate] = [stack.enter_context(Progress(config, command.seed, quiet=command.quiet))]
+        if command.tensorboard is not None:
+            listeners.append(guarded(stack.enter_context(TensorBoard(command.tensorboard))))
+        if command.wandb is not None:
+            run_of_wandb = WandB(config, hyperparams, command.seed, project=command.wandb)
+            listeners.append(guarded(stack.enter_context(run_of_wandb)))
+
+        def report(update: int, metrics: Metrics) -> None:
+            for listener in listeners:
+                listener(update, metrics)
+
         run = run_training(
             config,
             command.seed,
             hyperparams,
-            progress,
+            report,
             checkpoints=checkpoints,
             restored=restored,
             checkpoint_every=command.checkpoint_every,

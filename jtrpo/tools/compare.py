@@ -2,7 +2,7 @@
 
 import csv
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -30,6 +30,47 @@ def read_metrics(folder: Path) -> dict[str, np.ndarray]:
     return dict(zip(names, np.array(whole, float).reshape(-1, len(names)).T, strict=True))
 
 
+class Group(NamedTuple):
+    """Runs that differ in nothing but their seed.
+
+    Attributes:
+        name: the settings in which it differs from the other groups; the environment where there are none.
+        settings: by name, without the seed.
+        folders: of its runs.
+    """
+
+    name: str
+    settings: dict[str, Any]
+    folders: list[Path]
+
+
+def group_runs(folders: list[Path]) -> list[Group]:
+    """Put together runs that differ in nothing but their seed.
+
+    Args:
+        folders: each given as ``checkpoint_dir`` to a run.
+
+    Raises:
+        FileNotFoundError: a folder without settings.
+        ValueError: settings that are damaged.
+    """
+    groups: list[tuple[dict[str, Any], list[Path]]] = []
+    for folder in folders:
+        settings = {name: value for name, value in read_settings(folder)["settings"].items() if name != "seed"}
+        same = next((runs for known, runs in groups if known == settings), None)
+        if same is None:
+            groups.append((settings, [folder]))
+        else:
+            same.append(folder)
+    first = groups[0][0]
+    names = dict.fromkeys(name for settings, _ in groups for name in settings)
+    differ = [name for name in names if any(settings.get(name) != first.get(name) for settings, _ in groups)]
+    return [
+        Group(", ".join(f"{name}={settings.get(name)}" for name in differ) or str(first["env"]), settings, runs)
+        for settings, runs in groups
+    ]
+
+
 def compare_runs(folders: list[Path], metric: str = "episode.return_mean", axes: "Axes | None" = None) -> "Axes":
     """Draw a metric of several runs against environment steps.
 
@@ -45,27 +86,19 @@ def compare_runs(folders: list[Path], metric: str = "episode.return_mean", axes:
         FileNotFoundError: a folder without metrics or settings.
         ValueError: no such metric, or settings that are damaged.
     """
-    import matplotlib.pyplot as plt
-
-    groups: dict[str, list[dict[str, np.ndarray]]] = {}
-    settings: dict[str, dict[str, Any]] = {}
-    for folder in folders:
-        table = read_metrics(folder)
-        check_choice("metric", metric, [name for name in table if name != "update"])
-        known = {name: value for name, value in read_settings(folder)["settings"].items() if name != "seed"}
-        groups.setdefault(str(known), []).append(table)
-        settings[str(known)] = known
-    first = next(iter(settings.values()))
-    differ = [name for name in first if any(known.get(name) != first[name] for known in settings.values())]
     if axes is None:
+        import matplotlib.pyplot as plt
+
         _, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    for group, tables in groups.items():
+    for name, _, runs in group_runs(folders):
+        tables = [read_metrics(folder) for folder in runs]
+        for table in tables:
+            check_choice("metric", metric, [column for column in table if column != "update"])
         length = min(len(table["timesteps"]) for table in tables)
         steps = tables[0]["timesteps"][:length]
         values = np.stack([table[metric][:length] for table in tables])
         seen = ~np.isnan(values).all(axis=0)
         low, middle, high = np.nanquantile(values[:, seen], [0.25, 0.5, 0.75], axis=0)
-        name = ", ".join(f"{name}={settings[group][name]}" for name in differ) or str(first["env"])
         seeds = f" ({len(tables)} seeds)" if len(tables) > 1 else ""
         (line,) = axes.plot(steps[seen], middle, label=name + seeds)
         if len(tables) > 1:

@@ -13,28 +13,41 @@ OnUpdate = Callable[[int, Any], None]
 """``(update, metrics)``: the number of an update, from 1, and what it reports, as NumPy arrays."""
 
 
-def make_report(on_update: OnUpdate) -> Callable[[Int[Array, ""], PyTree], None]:
-    """Build ``(update, metrics)`` for use under ``jit``: it calls ``on_update`` on the host while training goes on.
+def guarded(on_update: OnUpdate) -> OnUpdate:
+    """The same, but it never raises: its first exception is logged, and from then on it is left alone.
 
-    Under ``vmap`` it is called once for the whole batch, with metrics of leading axes as the batch has them. An exception in
-    it is logged once, and from then on it is left alone: a broken picture must not end a training.
-
-    Args:
-        on_update: called on another thread, with metrics whose leaves are scalars without ``vmap``.
+    A broken picture must not end a training.
     """
     broken = False
 
-    def host(structure: Any, kinds: list[np.dtype], *packed: Any) -> None:
+    def call(update: int, metrics: Any) -> None:
         nonlocal broken
         if broken:
             return
         try:
-            columns = {array.dtype: iter(np.moveaxis(array, -1, 0)) for array in map(np.asarray, packed)}
-            update, metrics = jax.tree.unflatten(structure, [next(columns[kind]) for kind in kinds])
-            on_update(int(update.max()), metrics)
+            on_update(update, metrics)
         except Exception:
             broken = True
             logging.getLogger("jtrpo").exception("on_update failed and is not called again; training goes on")
+
+    return call
+
+
+def make_report(on_update: OnUpdate) -> Callable[[Int[Array, ""], PyTree], None]:
+    """Build ``(update, metrics)`` for use under ``jit``: it calls ``on_update`` on the host while training goes on.
+
+    Under ``vmap`` it is called once for the whole batch, with metrics of leading axes as the batch has them; always
+    :func:`guarded`.
+
+    Args:
+        on_update: called on another thread, with metrics whose leaves are scalars without ``vmap``.
+    """
+    call = guarded(on_update)
+
+    def host(structure: Any, kinds: list[np.dtype], *packed: Any) -> None:
+        columns = {array.dtype: iter(np.moveaxis(array, -1, 0)) for array in map(np.asarray, packed)}
+        update, metrics = jax.tree.unflatten(structure, [next(columns[kind]) for kind in kinds])
+        call(int(update.max()), metrics)
 
     def report(update: Int[Array, ""], metrics: PyTree) -> None:
         leaves, structure = jax.tree.flatten((update, metrics))

@@ -1,0 +1,207 @@
+"""A policy at work, as an animated picture."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float, PRNGKeyArray, PyTree
+
+from jtrpo.envs.actions import environment_action
+from jtrpo.envs.gymnax import GymnaxEnvironment
+from jtrpo.training.agent import make_agent
+from jtrpo.training.config import TrainConfig
+from jtrpo.training.trainer import TrainState
+
+_MOST_FRAMES = 200
+_MILLISECONDS = 50
+_SUFFIXES = (".gif", ".webp", ".png")
+_CLASSIC = ("CartPole-v1", "Acrobot-v1", "Pendulum-v1", "MountainCar-v0", "MountainCarContinuous-v0")
+_OTHERS = (  # that gymnax's visualiser draws
+    "Asterix-MinAtar", "Breakout-MinAtar", "Freeway-MinAtar", "SpaceInvaders-MinAtar",
+    "Catch-bsuite", "FourRooms-misc", "MetaMaze-misc", "PointRobot-misc", "Pong-misc",
+)  # fmt: skip
+
+
+class Episode(NamedTuple):
+    """One episode; ``T`` steps.
+
+    Attributes:
+        states: the environment's, before each step, ``[T, ...]`` each.
+        observations: likewise.
+        returns: undiscounted return up to and with each step, ``[T]``.
+        finished: whether it came to its end.
+    """
+
+    states: PyTree
+    observations: PyTree
+    returns: Float[np.ndarray, " T"]
+    finished: bool
+
+
+def play(
+    config: TrainConfig, state: TrainState, key: PRNGKeyArray, *, deterministic: bool = True, most_steps: int = 1000
+) -> Episode:
+    """Play one episode with the policy of a training.
+
+    Args:
+        config: of the training.
+        state: of the training.
+        key: consumed.
+        deterministic: act by the distributions' modes.
+        most_steps: where to cut an episode that does not end.
+    """
+    environment, agent = config.environment, make_agent(config)
+
+    def step(carry: tuple, key: PRNGKeyArray) -> tuple[tuple, tuple]:
+        observation, env_state, memory = carry
+        action_key, env_key = jax.random.split(key)
+        distribution, memory = agent.policy(state, jax.tree.map(lambda x: x[None], observation), memory)
+        action = distribution.mode() if deterministic else distribution.sample(action_key)
+        action = jax.tree.map(lambda x: x[0], environment_action(environment.action_space, action))
+        result = environment.step(env_key, env_state, action)
+        seen = (env_state, observation, result.reward, result.terminated | result.truncated)
+        return (result.observation, result.state, memory), seen
+
+    @jax.jit
+    def whole(key: PRNGKeyArray) -> tuple:
+        reset_key, key = jax.random.split(key)
+        start = (*environment.reset(reset_key), agent.empty_memory(1))
+        return jax.lax.scan(step, start, jax.random.split(key, most_steps))[1]
+
+    states, observations, reward, done = jax.device_get(whole(key))
+    length = int(np.argmax(done)) + 1 if done.any() else most_steps
+    cut = lambda x: x[:length]  # noqa: E731
+    return Episode(jax.tree.map(cut, states), jax.tree.map(cut, observations), np.cumsum(cut(reward)), bool(done.any()))
+
+
+def check_animation(name: str, file: Path) -> None:
+    """Raise ``ValueError`` where the file's suffix is not that of an animated picture."""
+    if file.suffix not in _SUFFIXES:
+        raise ValueError(f"{name}={str(file)!r} must end with {', '.join(_SUFFIXES)}")
+
+
+def save_animation(config: TrainConfig, episode: Episode, file: Path) -> None:
+    """Write an episode as an animated picture of at most 200 frames, evenly spread, 20 a second.
+
+    Drawn by the environment's own ``render(state) -> [H, W, 3]`` (``uint8``) where it has one; classic control as gymnasium
+    draws it; what gymnax's visualiser knows by that; and else from observations that are images.
+
+    Args:
+        config: of the training.
+        episode: what to draw.
+        file: ``.gif``, ``.webp`` or ``.png``.
+
+    Raises:
+        ImportError: classic control, and its drawing package is missing.
+        ValueError: the environment cannot be drawn, or the file's suffix is of another kind.
+    """
+    from PIL import Image
+
+    check_animation("file", file)
+    draw = _drawing(config.environment, episode)
+    length = len(episode.returns)
+    first, *rest = [Image.fromarray(draw(step)) for step in range(0, length, -(-length // _MOST_FRAMES))]
+    first.save(file, save_all=True, append_images=rest, duration=_MILLISECONDS, loop=0)
+
+
+def _drawing(environment: Any, episode: Episode) -> Callable[[int], np.ndarray]:
+    """``(step) -> [H, W, 3]``."""
+
+    def state(step: int) -> PyTree:
+        return jax.tree.map(lambda x: x[step], episode.states)
+
+    if callable(getattr(environment, "render", None)):
+        return _with_title(lambda step: np.asarray(environment.render(state(step))), episode)
+    name = environment.env.name if isinstance(environment, GymnaxEnvironment) else None
+    if name in _CLASSIC:
+        return _with_title(_classic_control(environment, state), episode)
+    if name in _OTHERS:
+        return _by_gymnax(environment, state, episode)
+    if isinstance(episode.observations, np.ndarray) and episode.observations.ndim in (3, 4):
+        images = _images(episode.observations)
+        return _with_title(lambda step: images[step], episode)
+    raise ValueError(
+        f"{environment!r} cannot be drawn: its observations are no images. Give the environment a method `render(state)` that "
+        "returns a picture, [height, width, 3] of uint8"
+    )
+
+
+def _classic_control(environment: GymnaxEnvironment, state: Callable[[int], PyTree]) -> Callable[[int], np.ndarray]:
+    """As gymnax's visualiser does it, but with one gymnasium environment for all frames: it makes one for each."""
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    os.environ.setdefault("SDL_AUDIODRIVER", "dummy")  # or it complains of every machine that has no sound
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    try:
+        import pygame  # noqa: F401
+    except ImportError as error:
+        raise ImportError("classic control is drawn by pygame: pip install 'jtrpo[watch]'") from error
+    import gymnasium
+    from gymnax.visualize.vis_gym import get_gym_state, set_gym_params
+
+    name = environment.env.name
+    twin: Any = gymnasium.make(name, render_mode="rgb_array")
+    twin.reset()
+    set_gym_params(twin.unwrapped, name, environment.params)
+
+    def draw(step: int) -> np.ndarray:
+        at = state(step)
+        twin.unwrapped.state = get_gym_state(at, name)
+        if name == "Pendulum-v1":
+            twin.unwrapped.last_u = float(at.last_u)
+        return twin.render()
+
+    return draw
+
+
+def _by_gymnax(
+    environment: GymnaxEnvironment, state: Callable[[int], PyTree], episode: Episode
+) -> Callable[[int], np.ndarray]:
+    import matplotlib.pyplot as plt
+    from gymnax.visualize import Visualizer
+
+    states = [state(step) for step in range(len(episode.returns))]
+    visualizer = Visualizer(environment.env, environment.params, states, episode.returns)
+    plt.close(visualizer.fig)  # nobody waits for a window
+    visualizer.init()
+
+    def draw(step: int) -> np.ndarray:
+        visualizer.update(step)
+        return _pixels(visualizer.fig)
+
+    return draw
+
+
+def _images(observations: np.ndarray) -> np.ndarray:
+    """Of observations ``[T, H, W]`` or ``[T, H, W, C]``; of many channels, which one is highest."""
+    channels = observations.shape[-1] if observations.ndim == 4 else 1
+    if observations.ndim == 4 and channels not in (3, 4):
+        observations = (observations * np.arange(1, channels + 1)).max(axis=-1)
+    return observations if observations.dtype == np.uint8 else observations / max(observations.max(), 1e-12)
+
+
+def _with_title(picture: Callable[[int], np.ndarray], episode: Episode) -> Callable[[int], np.ndarray]:
+    from matplotlib.figure import Figure
+
+    first = picture(0)
+    figure = Figure(figsize=(4.8, 4.8 * first.shape[0] / first.shape[1] + 0.4), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_axis_off()
+    image = axes.imshow(first, vmin=0, vmax=255 if first.dtype == np.uint8 else 1, interpolation="none")
+
+    def draw(step: int) -> np.ndarray:
+        image.set_data(picture(step))
+        axes.set_title(f"step {step + 1}, return {episode.returns[step]:.2f}")
+        return _pixels(figure)
+
+    return draw
+
+
+def _pixels(figure: Any) -> np.ndarray:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
