@@ -45,4 +45,4 @@ class WandB:
     def __call__(self, update: int, metrics: Metrics) -> None:
         """Log update number ``update`` (from 1)."""
         named = scalars(update, metrics)
-        self._run.log(named, step=int(named["time/total_timesteps"]))
+        self._run.log(named, step=int(named["time/total_timesteps"]), commit=True)

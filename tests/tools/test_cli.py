@@ -111,7 +111,7 @@ def test_envs_lists_what_can_be_trained(capsys):
         (["evaluate", "/no/such/folder", "--episodes", "0"], ["episodes", "at least 1"]),
         (["train", "CartPole-v1", "--num-envs", "x"], ["num-envs", "x"]),
         (["train"], ["ENV"]),
-        ([], ["train", "envs"]),
+        (["tran"], ["tran", "train, evaluate"]),
     ],
 )
 def test_wrong_input_exits_with_2_and_a_message_without_traceback(arguments, words, capsys):
@@ -127,3 +127,30 @@ def test_the_module_runs_as_a_program():
     done = subprocess.run([sys.executable, "-m", "jtrpo", "envs"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "Pendulum-v1" in done.stdout
+
+
+def test_without_a_command_it_shows_the_commands(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main([])
+    assert caught.value.code == 0
+    out = capsys.readouterr().out
+    assert all(command in out for command in ("train", "evaluate", "watch", "plot", "report", "envs"))
+
+
+def test_watch_writes_an_animation_and_names_what_is_wrong(runs, tmp_path, capsys):
+    pytest.importorskip("pygame")
+    file = tmp_path / "policy.gif"
+    main(["watch", str(runs[0]), "--out", str(file)])
+    assert file.read_bytes().startswith(b"GIF8")
+    assert "CartPole-v1: " in capsys.readouterr().out
+    for arguments, word in (([str(tmp_path)], "holds no checkpoint"), ([str(runs[0]), "--out", "a.mp4"], ".gif")):
+        with pytest.raises(SystemExit) as caught:
+            main(["watch", *arguments])
+        assert caught.value.code == 2
+        assert word in capsys.readouterr().err
+
+
+def test_training_logs_to_tensorboard(tmp_path):
+    pytest.importorskip("tensorboardX")
+    main(["train", "CartPole-v1", "--quiet", "--tensorboard", str(tmp_path / "events"), *TINY])
+    assert list((tmp_path / "events").iterdir())
