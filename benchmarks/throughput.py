@@ -18,14 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 
 import jtrpo
 from jtrpo.training.rollout import collect
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 
 def measure(function: Callable, *arguments: Any, repeats: int) -> tuple[dict[str, float], Callable]:
@@ -160,7 +157,8 @@ def draw(file: Path) -> None:
     rows = json.loads(file.read_text())
     device = f"{rows[0]['device']}, jax {rows[0]['jax']}"
     file.with_suffix(".md").write_text("\n".join([f"# {device}", "", HEAD, *map(line, rows)]) + "\n")
-    figure, panels = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    panels = figure.subplots(1, 2)
     for panel, x, label in zip(
         panels, ("num_envs", "seeds"), ("environments, one seed", "seeds under vmap"), strict=True
     ):
@@ -181,7 +179,6 @@ def draw(file: Path) -> None:
             panel.legend(fontsize="small")
     figure.suptitle(f"{device}: training, and dashed its rollouts alone")
     figure.savefig(file.with_suffix(".png"), dpi=100)
-    plt.close(figure)
 
 
 def report(rows: Iterable[dict[str, Any]], file: Path | None) -> None:
