@@ -70,18 +70,17 @@ def draw(found: dict, out: Path) -> None:
     figure.savefig(out.with_suffix(".png"), dpi=100)
     means = [result["evaluation_mean"] for result in found["seeds"].values()]
     settings = ", ".join(f"{name} {value:g}" for name, value in {**found["settings"], **found["numbers"]}.items())
-    rows = [
-        f"| {seed} | {result['evaluation_mean']:,.0f} +- {result['evaluation_std']:,.0f} | {result['curve'][-1] or float('nan'):,.0f} "
-        f"| {result['largest_kl']:.5f} | {result['steps_per_second']:,} |"
-        for seed, result in found["seeds"].items()
-    ]
+    rows = []
+    for seed, result in found["seeds"].items():
+        score = f"{result['evaluation_mean']:,.0f} +- {result['evaluation_std']:,.0f}"
+        last = result["curve"][-1] or float("nan")
+        rows.append(f"| {seed} | {score} | {last:,.0f} | {result['largest_kl']:.5f} | {result['steps_per_second']:,} |")
     text = [
         f"# {found['env']} on the host",
         "",
-        f"`python -m benchmarks.gymnasium_hopper`, {found['versions']}, {next(iter(found['seeds'].values()))['timesteps']:,} steps "
-        f"of each seed. Settings as rl-zoo3 has them: {settings}; the rest are the defaults. Returns of {EPISODES} whole episodes "
-        "with the most likely actions (mean and standard deviation), of sampled ones in the last fiftieth of the run, and the "
-        "largest KL of an update.",
+        f"`python -m benchmarks.gymnasium_hopper`, {found['versions']}, {result['timesteps']:,} steps of each seed. Settings as "
+        f"rl-zoo3 has them: {settings}; the rest are the defaults. Returns of {EPISODES} whole episodes with the most likely "
+        "actions (mean and standard deviation), of sampled ones in the last fiftieth of the run, and the largest KL.",
         "",
         "| seed | return | return, sampled | largest KL | steps/s |",
         "|---|---|---|---|---|",

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import gymnasium
 import jax
@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, PyTree
 from jtrpo.envs.check import check_observations
 
 PREFIX = "gymnasium:"
-_BY_ITSELF = {"autoreset_mode": AutoresetMode.SAME_STEP}
+_MODE = AutoresetMode.SAME_STEP
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -27,6 +27,7 @@ class HostEnvironment:
         action_space: of one environment.
         make: ``(num_envs) -> VectorEnv`` to train on.
         make_evaluation: the same for evaluation; ``None`` where there is none.
+        mode: how the training's environments begin their next episodes.
         num_envs: environments of a vector that is there already; ``None`` for an id.
         max_episode_steps: the time limit of an id. With it, first episodes are cut at spread times (see ``staggered``).
     """
@@ -36,6 +37,7 @@ class HostEnvironment:
     action_space: spaces.Space
     make: Callable[[int], VectorEnv]
     make_evaluation: Callable[[int], VectorEnv] | None
+    mode: AutoresetMode
     num_envs: int | None = None
     max_episode_steps: int | None = None
 
@@ -61,10 +63,10 @@ def from_id(env_id: str) -> HostEnvironment:
     one.close()
 
     def make(num_envs: int) -> VectorEnv:
-        return gymnasium.make_vec(name, num_envs, vectorization_mode="sync", vector_kwargs=dict(_BY_ITSELF))
+        return gymnasium.make_vec(name, num_envs, vectorization_mode="sync", vector_kwargs={"autoreset_mode": _MODE})
 
     limit = None if one.spec is None else one.spec.max_episode_steps
-    return HostEnvironment(env_id, one.observation_space, one.action_space, make, make, max_episode_steps=limit)
+    return HostEnvironment(env_id, one.observation_space, one.action_space, make, make, _MODE, max_episode_steps=limit)
 
 
 def from_vector(env: VectorEnv, evaluation: VectorEnv | None = None) -> HostEnvironment:
@@ -78,7 +80,6 @@ def from_vector(env: VectorEnv, evaluation: VectorEnv | None = None) -> HostEnvi
     Raises:
         ValueError: an autoreset mode that is not told, or ``evaluation`` with other spaces.
     """
-    autoreset_mode(env)
     if evaluation is not None:
         autoreset_mode(evaluation)
         there = (evaluation.single_observation_space, evaluation.single_action_space)
@@ -90,6 +91,7 @@ def from_vector(env: VectorEnv, evaluation: VectorEnv | None = None) -> HostEnvi
         env.single_action_space,
         lambda num_envs: env,
         _again(env) if evaluation is None else lambda num_envs: evaluation,
+        autoreset_mode(env),
         env.num_envs,
     )
 
@@ -102,7 +104,7 @@ def _again(env: VectorEnv) -> Callable[[int], VectorEnv] | None:
         return lambda num_envs: gymnasium.make_vec(spec)
     if isinstance(env, SyncVectorEnv | AsyncVectorEnv) and isinstance(getattr(env, "env_fns", None), list | tuple):
         functions = env.env_fns
-        return lambda num_envs: SyncVectorEnv(functions, **_BY_ITSELF)
+        return lambda num_envs: SyncVectorEnv(functions, autoreset_mode=_MODE)
     return None
 
 
@@ -199,7 +201,9 @@ class HostVector:
 
     def _with_final(self, observation: PyTree, done: Bool[np.ndarray, " N"], info: dict) -> PyTree:
         if "final_obs" not in info:
-            raise ValueError(f"{self.env} resets in the same step, so an episode's end must come with info['final_obs']")
+            raise ValueError(
+                f"{self.env} resets in the same step, so an episode's end must come with info['final_obs']"
+            )
         final = jax.tree.map(np.copy, observation)
         for i in np.flatnonzero(done):
             jax.tree.map(lambda into, one, i=i: into.__setitem__(i, one), final, info["final_obs"][i])

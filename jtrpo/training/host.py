@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from jtrpo.core.check import check_count
 from jtrpo.envs.actions import environment_action
-from jtrpo.envs.gymnasium import HostEnvironment, HostStep, HostVector, autoreset_mode, batch_example
+from jtrpo.envs.gymnasium import HostEnvironment, HostStep, HostVector, batch_example
 from jtrpo.training.agent import make_agent
 from jtrpo.training.config import Hyperparams, TrainConfig
 from jtrpo.training.reuse import empty_window
@@ -71,12 +71,11 @@ def make_host_trainer(config: TrainConfig) -> HostTrainer:
     environment = config.environment
     if not isinstance(environment, HostEnvironment):
         raise ValueError(f"env={config.env!r} can be compiled as a whole: use jtrpo.make_train or jtrpo.make_trainer")
-    if config.memory is not None and environment.num_envs is not None:
-        if autoreset_mode(environment.make(config.num_envs)) is AutoresetMode.NEXT_STEP:
-            raise ValueError(
-                f"memory={config.memory!r} needs environments that reset in the same step: give {environment} "
-                "autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP"
-            )
+    if config.memory is not None and environment.mode is AutoresetMode.NEXT_STEP:
+        raise ValueError(
+            f"memory={config.memory!r} needs environments that reset in the same step: make {environment} with "
+            "autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP"
+        )
     agent, learner = make_agent(config), make_learner(config)
     hold_noise = config.gsde_interval if config.box_distribution == "gsde" else 1
     learn = jax.jit(learner.learn)
@@ -111,7 +110,7 @@ def make_host_trainer(config: TrainConfig) -> HostTrainer:
         room = partial(jax.tree.map, lambda x: np.zeros((config.num_steps, *x.shape), x.dtype))
         number, flag = jax.ShapeDtypeStruct(log_prob.shape, log_prob.dtype), jax.ShapeDtypeStruct(log_prob.shape, bool)
         steps = (observation, action, number, number, flag, flag, observation)
-        return Trajectory(*(room(each) for each in steps), memory=state.env_state.memory)
+        return Trajectory(*(room(each) for each in steps))._replace(memory=state.env_state.memory)
 
     def step(state: TrainState) -> tuple[TrainState, Metrics]:
         state, trajectory, episodes = collect_trajectories(state, step_keys(state)[1])
@@ -274,26 +273,25 @@ def collect_on_host(
         memory = _forget(memory, done)
         unseen_end |= done & (row == num_steps)
         sample = np.flatnonzero(result.acted & (row < num_steps))
-        record = Trajectory(
-            before, action, log_prob, result.reward, result.terminated, result.truncated, result.final_observation
-        )
+        ends = (result.terminated, result.truncated)
+        record = (before, action, log_prob, result.reward, *ends, result.final_observation)
         _write(trajectory, row, sample, record)
         row[sample] += 1
         step += 1
     if live.vector.can_renew:
-        cut = ~finite(live.observation, (num_envs,))
+        cut = ~np.asarray(finite(live.observation, (num_envs,)))
         if max_episode_steps is not None and num_steps < max_episode_steps:
-            cut |= staggered(trajectory, jnp.int32(update), max_episode_steps)
-        cut = np.asarray(cut) & ~(trajectory.terminated[-1] | trajectory.truncated[-1])
+            cut |= np.asarray(staggered(trajectory, jnp.int32(update), max_episode_steps))
+        cut &= ~np.asarray(trajectory.done[-1])
         if cut.any():
             live.observation = live.vector.renew(cut)
             live.episodes.forget(cut)
             memory = _forget(memory, cut)
-            trajectory.truncated[-1] |= cut
+            np.asarray(trajectory.truncated)[-1] |= cut  # in place: these are NumPy's
     return trajectory, live.episodes.summary(), memory, unseen_end
 
 
-def _write(trajectory: Trajectory, row: np.ndarray, env: np.ndarray, record: Trajectory) -> None:
+def _write(trajectory: Trajectory, row: np.ndarray, env: np.ndarray, record: tuple) -> None:
     pairs = zip(jax.tree.leaves(trajectory._replace(memory=())), jax.tree.leaves(record), strict=True)
     for into, one in pairs:
         into[row[env], env] = one[env]
@@ -313,7 +311,7 @@ def play_on_host(
         num_episodes: in all.
         max_steps: an episode that is still running then counts with its return so far.
 
-    Source: sb3-contrib's ``evaluate_policy``,
+    Source: Stable-Baselines3's ``evaluate_policy``,
     https://github.com/DLR-RM/stable-baselines3/blob/master/stable_baselines3/common/evaluation.py.
     """
     num_envs = live.vector.num_envs
