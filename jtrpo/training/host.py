@@ -277,7 +277,7 @@ def collect_on_host(
         record = (before, action, log_prob, result.reward, *ends, result.final_observation)
         _write(trajectory, row, sample, record)
         row[sample] += 1
-        step += 1
+        step += bool(result.acted.any())
     if live.vector.can_renew:
         cut = ~np.asarray(finite(live.observation, (num_envs,)))
         if max_episode_steps is not None and num_steps < max_episode_steps:
