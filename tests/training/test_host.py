@@ -5,7 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from gymnasium.vector import AutoresetMode
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import jtrpo
 from jtrpo.tools import run as module
@@ -164,7 +165,31 @@ def test_every_mode_learns_the_same_to_the_bit():
     assert returns.tolist() == [0 + 1 + 2 + 3, 0 + 1 + 2 + 3, 100 + 101 + 102 + 103]
 
 
-def test_memory_reuse_and_held_noise_train_on_the_host_too():
+def test_noise_is_held_and_actions_reach_the_environment_within_its_bounds():
+    class Recorder(Counting):
+        action_space = spaces.Box(-2.0, 6.0, (1,), np.float32)
+        taken = []  # noqa: RUF012
+
+        def observe(self):
+            return np.ones(1, np.float32)
+
+        def step(self, action):
+            self.taken.append(float(action[0]))
+            return super().step(action)
+
+    vector = SyncVectorEnv([lambda: Recorder(40)], autoreset_mode=AutoresetMode.SAME_STEP)
+    settings = {**SMALL, "num_envs": 1, "total_timesteps": 32, "num_steps": 32}
+    config = jtrpo.TrainConfig(vector, box_distribution="gsde", gsde_interval=4, initial_log_std=1.0, **settings)
+    trainer = jtrpo.make_host_trainer(config)
+    trainer.step(trainer.init(jax.random.key(0)))
+    blocks = np.array(Recorder.taken).reshape(8, 4)
+    assert (blocks == blocks[:, :1]).all()
+    assert len(set(blocks[:, 0])) > 2
+    assert blocks.min() == -2.0
+    assert blocks.max() == 6.0
+
+
+def test_memory_and_reuse_train_on_the_host_too():
     _, state, metrics = trained(AutoresetMode.SAME_STEP, memory="gru", reuse=2)
     assert metrics.policy.accepted
     assert float(metrics.policy.kl) > 0
