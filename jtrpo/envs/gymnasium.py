@@ -78,8 +78,10 @@ def from_vector(env: VectorEnv, evaluation: VectorEnv | None = None) -> HostEnvi
             a list of functions and has no wrapper around it.
 
     Raises:
-        ValueError: an autoreset mode that is not told, or ``evaluation`` with other spaces.
+        ValueError: an autoreset mode that is not told, or ``evaluation`` that is ``env`` itself or has other spaces.
     """
+    if evaluation is env:
+        raise ValueError(f"env: evaluation would disturb the training in {env}; give another vector environment for it")
     if evaluation is not None:
         autoreset_mode(evaluation)
         there = (evaluation.single_observation_space, evaluation.single_action_space)

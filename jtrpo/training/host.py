@@ -115,12 +115,12 @@ def make_host_trainer(config: TrainConfig) -> HostTrainer:
     def step(state: TrainState) -> tuple[TrainState, Metrics]:
         state, trajectory, episodes = collect_trajectories(state, step_keys(state)[1])
         state, metrics = learn(state, trajectory, episodes)
-        training.belong_to(state)
+        training.give_to(state)
         return state, metrics
 
     def collect_trajectories(state: TrainState, key: PRNGKeyArray) -> tuple[TrainState, Trajectory, EpisodeSummary]:
         action_key, begin_key = jax.random.split(key)
-        if not training.belongs_to(state):
+        if not training.take_from(state):
             state = begin_anew(state, begin_key)
         policy, update = partial(act, _acting(state), key=action_key), int(state.update)
         trajectory, episodes, memory, unseen_end = collect_on_host(
@@ -207,13 +207,14 @@ class LiveEnvironments:
         self.observation = self.vector.reset(int(jax.random.randint(key, (), 0, 2**30)))
         self.episodes = Episodes(self.vector.num_envs)
 
-    def belong_to(self, state: TrainState) -> None:
-        """Go on with this state alone."""
+    def give_to(self, state: TrainState) -> None:
+        """Stand where this state left them."""
         self._owner = np.asarray(jax.random.key_data(state.key))
 
-    def belongs_to(self, state: TrainState) -> bool:
-        """Whether this is the state that the last step returned."""
-        return self._owner is not None and np.array_equal(self._owner, jax.random.key_data(state.key))
+    def take_from(self, state: TrainState) -> bool:
+        """Whether they stand where this state left them; from now on, and if a step is broken off, they do not."""
+        owner, self._owner = self._owner, None
+        return owner is not None and np.array_equal(owner, jax.random.key_data(state.key))
 
 
 class Episodes:
@@ -346,4 +347,7 @@ def _acting(state: TrainState) -> TrainState:
 
 
 def _forget(memory: PyTree, done: Bool[np.ndarray, " N"]) -> PyTree:
-    return forget(memory, jnp.asarray(done)) if jax.tree.leaves(memory) else memory
+    return _compiled_forget(memory, done) if jax.tree.leaves(memory) else memory
+
+
+_compiled_forget = jax.jit(forget)

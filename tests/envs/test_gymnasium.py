@@ -105,6 +105,8 @@ def test_bad_environments_are_told_of_with_the_remedy(monkeypatch):
         jtrpo.TrainConfig(one)
     with pytest.raises(ValueError, match="the evaluation's spaces must be those of"):
         jtrpo.TrainConfig((two, gymnasium.make_vec("CartPole-v1", 2)), num_envs=2)
+    with pytest.raises(ValueError, match="evaluation would disturb the training"):
+        jtrpo.TrainConfig((two, two), num_envs=2)
     monkeypatch.setattr(two, "autoreset_mode", "sometimes")
     with pytest.raises(ValueError, match=r"must say how it resets.*'sometimes'"):
         jtrpo.TrainConfig(two, num_envs=2)

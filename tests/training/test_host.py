@@ -206,6 +206,13 @@ def test_a_state_that_is_not_the_last_one_begins_its_environments_anew(caplog):
         assert not caplog.records
         again, _ = trainer.step(state)
     assert "begins anew after update 1" in caplog.text
+    caplog.clear()
+    # Broken off in the middle of a collection: the environments no longer stand where the state left them.
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Counting, "step", lambda self, action: (_ for _ in ()).throw(KeyboardInterrupt))
+        trainer.step(again)
+    trainer.step(again)
+    assert "begins anew after update 2" in caplog.text
     # Episodes of four: the continued ones stood at two of four, the new ones at zero.
     assert float(following.observation_statistics.mean[0]) != float(again.observation_statistics.mean[0])
 
