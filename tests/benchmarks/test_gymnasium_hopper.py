@@ -1,7 +1,11 @@
 import json
 import sys
 
+import pytest
+
 from benchmarks import gymnasium_hopper
+
+pytestmark = pytest.mark.slow
 
 
 def test_seeds_add_up_to_one_file_a_picture_and_a_table(tmp_path, monkeypatch):
