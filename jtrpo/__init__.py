@@ -19,6 +19,7 @@ from jtrpo.envs.protocol import Environment, EnvStep  # noqa: E402
 from jtrpo.tools.policy import load_policy  # noqa: E402
 from jtrpo.training.agent import Agent, make_agent  # noqa: E402
 from jtrpo.training.config import Hyperparams, TrainConfig  # noqa: E402
+from jtrpo.training.host import HostTrainer, make_host_trainer  # noqa: E402
 from jtrpo.training.trainer import Metrics, Trainer, TrainResult, TrainState, make_train, make_trainer  # noqa: E402
 from jtrpo.training.tuned import tuned  # noqa: E402
 
@@ -34,6 +35,7 @@ __all__ = [
     "Distribution",
     "EnvStep",
     "Environment",
+    "HostTrainer",
     "Hyperparams",
     "Metrics",
     "MultiCategorical",
@@ -52,6 +54,7 @@ __all__ = [
     "line_search",
     "load_policy",
     "make_agent",
+    "make_host_trainer",
     "make_train",
     "make_trainer",
     "mean_kl",

@@ -1,9 +1,11 @@
 """Probe environments whose values and policies are known exactly."""
 
+import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
+from gymnasium.vector import SyncVectorEnv
 
 from jtrpo import EnvStep
 
@@ -91,3 +93,29 @@ class TruncatedOnly(Probe):
 
     def outcome(self, key, state, action):
         return jnp.float32(1.0), jnp.bool_(False), state >= 4
+
+
+class Counting(gymnasium.Env):
+    """On the host: episodes of ``length`` steps, in turn truncated and terminated, the observation 10 * episode + step."""
+
+    observation_space = spaces.Box(-1e4, 1e4, (1,), np.float32)
+    action_space = DISCRETE
+
+    def __init__(self, length):
+        self.length, self.episode, self.t = length, -1, 0
+
+    def observe(self):
+        return np.array([10 * self.episode + self.t], np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        self.episode, self.t = 0 if seed is not None else self.episode + 1, 0
+        return self.observe(), {}
+
+    def step(self, action):
+        reward, self.t = 100.0 * self.episode + self.t, self.t + 1
+        last, truncated = self.t == self.length, self.episode % 2 == 0
+        return self.observe(), reward, last and not truncated, last and truncated, {}
+
+
+def counting(lengths, mode):
+    return SyncVectorEnv([lambda length=length: Counting(length) for length in lengths], autoreset_mode=mode)

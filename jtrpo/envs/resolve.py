@@ -2,20 +2,37 @@
 
 from typing import Any
 
-from jtrpo.envs.brax import PREFIX, make_brax
+import gymnasium
+from gymnasium.vector import VectorEnv
+
+from jtrpo.envs import brax
+from jtrpo.envs import gymnasium as host
 from jtrpo.envs.gymnax import GymnaxEnvironment, make_gymnax
 from jtrpo.envs.protocol import Environment
 
 
-def resolve(env: Any) -> Environment:
+def resolve(env: Any) -> Environment | host.HostEnvironment:
     """Return an environment for an id, a gymnax environment with or without its parameters, or an :class:`Environment`.
+
+    Vector environments of Gymnasium, and ids that begin with ``gymnasium:``, are for the host trainer.
 
     Raises:
         TypeError: none of these.
         ValueError: an unknown id.
     """
     if isinstance(env, str):
-        return make_brax(env) if env.startswith(PREFIX) else make_gymnax(env)
+        if env.startswith(host.PREFIX):
+            return host.from_id(env)
+        return brax.make_brax(env) if env.startswith(brax.PREFIX) else make_gymnax(env)
+    if isinstance(env, VectorEnv):
+        return host.from_vector(env)
+    if isinstance(env, tuple) and len(env) == 2 and all(isinstance(part, VectorEnv) for part in env):
+        return host.from_vector(*env)
+    if isinstance(env, gymnasium.Env):
+        raise TypeError(
+            f"env={env!r} is one environment of Gymnasium; give a vector of them: "
+            "gymnasium.vector.SyncVectorEnv([make, ...]), with a function that makes one for each of num_envs"
+        )
     if isinstance(env, tuple) and len(env) == 2 and hasattr(env[0], "default_params"):
         return GymnaxEnvironment(*env)
     if hasattr(env, "default_params"):
@@ -23,6 +40,7 @@ def resolve(env: Any) -> Environment:
     if isinstance(env, Environment):
         return env
     raise TypeError(
-        "env must be an id such as 'CartPole-v1', a gymnax environment, a pair (gymnax environment, its parameters), or an "
-        f"object with observation_space, action_space, reset and step (jtrpo.Environment); got {env!r}"
+        "env must be an id such as 'CartPole-v1', a gymnax environment, a pair (gymnax environment, its parameters), a "
+        "gymnasium.vector.VectorEnv, or an object with observation_space, action_space, reset and step (jtrpo.Environment); "
+        f"got {env!r}"
     )

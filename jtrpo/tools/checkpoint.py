@@ -21,7 +21,8 @@ import numpy as np
 
 from jtrpo.core.check import check_count
 from jtrpo.training.config import Hyperparams, TrainConfig
-from jtrpo.training.trainer import TrainState, make_trainer
+from jtrpo.training.host import trainer_for
+from jtrpo.training.trainer import TrainState
 
 FORMAT = 1
 """Of what is written; a checkpoint of a newer one is refused."""
@@ -85,7 +86,7 @@ class Checkpoints:
         self.directory = writable(directory)
         self._config = config
         self._settings = describe(config, hyperparams, seed)
-        self._template = jax.eval_shape(make_trainer(config).init, jax.random.key(0))
+        self._template = jax.eval_shape(trainer_for(config).init, jax.random.key(0))
         self._keep = keep
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._under_way: Future | None = None
@@ -253,7 +254,7 @@ def load(directory: str | Path, env: Any = None) -> tuple[TrainConfig, Restored]
         config = TrainConfig(**(settings if env is None else {**settings, "env": env}))
     except ValueError as error:
         raise ValueError(f"the run's environment cannot be made by its name; give env=... ({error})") from error
-    template = jax.eval_shape(make_trainer(config).init, jax.random.key(0))
+    template = jax.eval_shape(trainer_for(config).init, jax.random.key(0))
     return config, Restored(from_arrays(arrays, template), run["score"], run["update"], run["versions"])
 
 

@@ -32,8 +32,9 @@ from jtrpo.tools.tensorboard import TensorBoard
 from jtrpo.tools.wandb import WandB
 from jtrpo.tools.watch import check_animation, play, save_animation
 from jtrpo.training.config import Hyperparams, TrainConfig
+from jtrpo.training.host import HostTrainer, trainer_for
 from jtrpo.training.report import OnUpdate, guarded
-from jtrpo.training.trainer import Metrics, make_trainer
+from jtrpo.training.trainer import Metrics
 from jtrpo.training.tuned import TUNED
 
 
@@ -42,7 +43,8 @@ class Train:
     """Train a policy by TRPO, evaluate it over 128 episodes, and sum the run up."""
 
     env: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENV")]
-    """Environment id, such as CartPole-v1; `jtrpo envs` lists them. Settings that are not given are those that ship for it."""
+    """Environment id, such as CartPole-v1; `jtrpo envs` lists them. Settings that are not given are those that ship for it.
+    gymnasium:ID trains on an environment of Gymnasium."""
     seed: int = 0
     """Seed of the random key."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -231,7 +233,10 @@ def _evaluate(command: Evaluate) -> None:
     check_count("episodes", command.episodes, at_least=1)
     check_count("seed", command.seed, at_least=0)
     config, restored = load(command.directory)
-    evaluate = jax.jit(make_trainer(config).evaluate, static_argnums=2, static_argnames="deterministic")
+    trainer = trainer_for(config)
+    evaluate = trainer.evaluate
+    if not isinstance(trainer, HostTrainer):
+        evaluate = jax.jit(evaluate, static_argnums=2, static_argnames="deterministic")
     result: dict[str, Any] = {"env": config.env, "update": restored.update, "episodes": command.episodes}
     for name, deterministic in (("deterministic", True), ("stochastic", False)):
         key = jax.random.key(command.seed)

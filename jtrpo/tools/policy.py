@@ -8,6 +8,7 @@ import jax
 from jaxtyping import PRNGKeyArray, PyTree
 
 from jtrpo.envs.actions import environment_action
+from jtrpo.envs.gymnasium import batch_example
 from jtrpo.tools.checkpoint import load
 from jtrpo.training.agent import make_agent
 
@@ -34,7 +35,7 @@ def load_policy(directory: str | Path, env: Any = None) -> Callable[..., tuple[A
     """
     config, restored = load(directory, env)
     agent, space = make_agent(config), config.environment.action_space
-    example = jax.tree.leaves(jax.eval_shape(config.environment.reset, jax.random.key(0))[0])[0]
+    example = jax.tree.leaves(batch_example(config.environment.observation_space))[0]
 
     @jax.jit
     def act(observation: PyTree, memory: PyTree, key: PRNGKeyArray | None) -> tuple[Any, PyTree]:

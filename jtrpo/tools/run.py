@@ -8,15 +8,18 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import PRNGKeyArray
 
 from jtrpo.core.line_search import UpdateStatus
+from jtrpo.envs.gymnasium import HostEnvironment
 from jtrpo.tools.checkpoint import Checkpoints, Restored
 from jtrpo.tools.metrics_log import MetricsLog
 from jtrpo.tools.non_finite import first_non_finite
 from jtrpo.tools.run_directory import METRICS_FILE, write_result, write_settings
 from jtrpo.training.config import Hyperparams, TrainConfig
+from jtrpo.training.host import HostTrainer, check_evaluation, trainer_for
 from jtrpo.training.report import OnUpdate
-from jtrpo.training.trainer import Metrics, TrainState, make_trainer
+from jtrpo.training.trainer import Metrics, Trainer, TrainState
 
 EVALUATION_EPISODES = 128
 
@@ -67,30 +70,31 @@ def run_training(
         FloatingPointError: with ``debug_nans``.
         ValueError: a checkpoint could not be written.
     """
-    trainer = make_trainer(config)
+    trainer = trainer_for(config)
     hyperparams = hyperparams.check()
+    if isinstance(config.environment, HostEnvironment):
+        check_evaluation(config.environment)
+        if debug_nans:
+            raise ValueError("debug_nans collects an update's steps again, which environments on the host cannot")
 
     began = time.perf_counter()
     key, evaluation_key = jax.random.split(jax.random.key(seed))
-    shapes = jax.eval_shape(trainer.init, key, hyperparams)
-    lowered = (
-        jax.jit(trainer.step, donate_argnums=() if debug_nans else 0).lower(shapes),
-        jax.jit(trainer.evaluate, static_argnums=2).lower(shapes, evaluation_key, EVALUATION_EPISODES),
-        jax.jit(trainer.init).lower(key, hyperparams),
-    )
-    with ThreadPoolExecutor() as pool:  # the compiler lets go of Python: side by side takes as long as the longest
-        step, evaluate, init = pool.map(lambda each: each.compile(), lowered)
+    if isinstance(trainer, HostTrainer):
+        like = trainer.compile()
+    else:
+        trainer, like = _compile(trainer, key, hyperparams, donate=not debug_nans)
+    init, step, evaluate = trainer[:3]
     state = jax.block_until_ready(init(key, hyperparams) if restored is None else restored.state)
     compiled = time.perf_counter()
 
     def score(state: TrainState) -> np.ndarray:
-        return np.asarray(evaluate(state, evaluation_key))
+        return np.asarray(evaluate(state, evaluation_key, EVALUATION_EPISODES))
 
     done, last = int(state.update), config.num_updates
     file = None if checkpoints is None else checkpoints.directory / METRICS_FILE
     if checkpoints is not None:
         write_settings(checkpoints.directory, config, hyperparams, seed)
-    with MetricsLog(file, done, lowered[0].out_info[1]) as log:
+    with MetricsLog(file, done, like) as log:
         for update in range(done + 1, last + 1):
             if stop():
                 break
@@ -136,3 +140,17 @@ def run_training(
     if checkpoints is not None:
         write_result(checkpoints.directory, summary, returns, metrics)
     return Run(state, metrics, summary)
+
+
+def _compile(trainer: Trainer, key: PRNGKeyArray, hyperparams: Hyperparams, *, donate: bool) -> tuple[Trainer, Metrics]:
+    """The trainer's functions as programs, and the shapes of the metrics."""
+    shapes = jax.eval_shape(trainer.init, key, hyperparams)
+    lowered = (
+        jax.jit(trainer.init).lower(key, hyperparams),
+        jax.jit(trainer.step, donate_argnums=0 if donate else ()).lower(shapes),
+        jax.jit(trainer.evaluate, static_argnums=2).lower(shapes, key, EVALUATION_EPISODES),
+    )
+    with ThreadPoolExecutor() as pool:  # the compiler lets go of Python: side by side takes as long as the longest
+        init, step, evaluate = pool.map(lambda each: each.compile(), lowered)
+    play = lambda state, key, num_episodes: evaluate(state, key)  # noqa: E731  # their number is compiled in
+    return Trainer(init, step, play), lowered[1].out_info[1]

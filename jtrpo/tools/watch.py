@@ -5,11 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import gymnasium
 import jax
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray, PyTree
 
 from jtrpo.envs.actions import environment_action
+from jtrpo.envs.gymnasium import PREFIX, HostEnvironment
 from jtrpo.envs.gymnax import GymnaxEnvironment
 from jtrpo.training.agent import make_agent
 from jtrpo.training.config import TrainConfig
@@ -33,12 +35,14 @@ class Episode(NamedTuple):
         observations: likewise.
         returns: undiscounted return up to and with each step, ``[T]``.
         finished: whether it came to its end.
+        pictures: by step, of environments on the host, which draw themselves while they run; else none.
     """
 
     states: PyTree
     observations: PyTree
     returns: Float[np.ndarray, " T"]
     finished: bool
+    pictures: dict[int, np.ndarray] = {}  # noqa: RUF012 # never written to
 
 
 def play(
@@ -52,8 +56,13 @@ def play(
         key: consumed.
         deterministic: act by the distributions' modes.
         most_steps: where to cut an episode that does not end.
+
+    Raises:
+        ValueError: vector environments on the host, which cannot be drawn; only Gymnasium's ids can.
     """
     environment, agent = config.environment, make_agent(config)
+    if isinstance(environment, HostEnvironment):
+        return _play_on_host(config, state, key, deterministic, most_steps)
 
     def step(carry: tuple, key: PRNGKeyArray) -> tuple[tuple, tuple]:
         observation, env_state, memory = carry
@@ -77,6 +86,39 @@ def play(
     return Episode(jax.tree.map(cut, states), jax.tree.map(cut, observations), np.cumsum(cut(reward)), bool(done.any()))
 
 
+def _play_on_host(
+    config: TrainConfig, state: TrainState, key: PRNGKeyArray, deterministic: bool, most_steps: int
+) -> Episode:
+    if not isinstance(config.env, str):
+        raise ValueError(f"{config.env!r} cannot be drawn; watch a run of an id, 'gymnasium:...'")
+    agent, space = make_agent(config), config.environment.action_space
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    environment: Any = gymnasium.make(config.env.removeprefix(PREFIX), render_mode="rgb_array")
+
+    @jax.jit
+    def act(observation: PyTree, memory: PyTree, key: PRNGKeyArray) -> tuple[PyTree, PyTree]:
+        distribution, memory = agent.policy(state, jax.tree.map(lambda x: x[None], observation), memory)
+        action = environment_action(space, distribution.mode() if deterministic else distribution.sample(key))
+        return jax.tree.map(lambda x: x[0], action), memory
+
+    reset_key, key = jax.random.split(key)
+    observation, _ = environment.reset(seed=int(jax.random.randint(reset_key, (), 0, 2**30)))
+    memory, returns, pictures, every, done = agent.empty_memory(1), [0.0], {}, 1, False
+    while not done and len(returns) <= most_steps:
+        step = len(returns) - 1
+        if step % every == 0:
+            pictures[step] = environment.render()
+        if len(pictures) > _MOST_FRAMES:  # an episode's length is not known beforehand
+            every *= 2
+            pictures = {step: picture for step, picture in pictures.items() if step % every == 0}
+        action, memory = act(jax.tree.map(np.asarray, observation), memory, jax.random.fold_in(key, step))
+        observation, reward, terminated, truncated, _ = environment.step(jax.device_get(action))
+        returns.append(returns[-1] + float(reward))
+        done = terminated or truncated
+    environment.close()
+    return Episode((), (), np.array(returns[1:]), done, pictures)
+
+
 def check_animation(name: str, file: Path) -> None:
     """Raise ``ValueError`` where the file's suffix is not that of an animated picture."""
     if file.suffix not in _SUFFIXES:
@@ -86,8 +128,8 @@ def check_animation(name: str, file: Path) -> None:
 def save_animation(config: TrainConfig, episode: Episode, file: Path) -> None:
     """Write an episode as an animated picture of at most 200 frames, evenly spread, 20 a second.
 
-    Drawn by the environment's own ``render(state) -> [H, W, 3]`` (``uint8``) where it has one; classic control as gymnasium
-    draws it; what gymnax's visualiser knows by that; and else from observations that are images.
+    Drawn by the environment's own ``render(state) -> [H, W, 3]`` (``uint8``) where it has one; classic control, and Gymnasium's
+    ids, as Gymnasium draws them; what gymnax's visualiser knows by that; and else from observations that are images.
 
     Args:
         config: of the training.
@@ -103,7 +145,8 @@ def save_animation(config: TrainConfig, episode: Episode, file: Path) -> None:
     check_animation("file", file)
     draw = _drawing(config.environment, episode)
     length = len(episode.returns)
-    first, *rest = [Image.fromarray(draw(step)) for step in range(0, length, -(-length // _MOST_FRAMES))]
+    steps = episode.pictures or range(0, length, -(-length // _MOST_FRAMES))
+    first, *rest = [Image.fromarray(draw(step)) for step in steps]
     first.save(file, save_all=True, append_images=rest, duration=_MILLISECONDS, loop=0)
 
 
@@ -113,6 +156,8 @@ def _drawing(environment: Any, episode: Episode) -> Callable[[int], np.ndarray]:
     def state(step: int) -> PyTree:
         return jax.tree.map(lambda x: x[step], episode.states)
 
+    if episode.pictures:
+        return _with_title(episode.pictures.__getitem__, episode)
     if callable(getattr(environment, "render", None)):
         return _with_title(lambda step: np.asarray(environment.render(state(step))), episode)
     name = environment.env.name if isinstance(environment, GymnaxEnvironment) else None
@@ -138,7 +183,6 @@ def _classic_control(environment: GymnaxEnvironment, state: Callable[[int], PyTr
         import pygame  # noqa: F401
     except ImportError as error:
         raise ImportError("classic control is drawn by pygame: pip install 'jtrpo[watch]'") from error
-    import gymnasium
     from gymnax.visualize.vis_gym import get_gym_state, set_gym_params
 
     name = environment.env.name

@@ -9,6 +9,7 @@ import jax
 from jaxtyping import Array, Float, Int
 
 from jtrpo.core.check import check_choice, check_count, check_number, check_static
+from jtrpo.envs.gymnasium import HostEnvironment
 from jtrpo.envs.protocol import Environment
 from jtrpo.envs.resolve import resolve
 from jtrpo.networks.heads import BOX_DISTRIBUTIONS, check_action_space
@@ -103,7 +104,9 @@ class TrainConfig:
     """Static settings of a training run: everything that changes shapes or code paths.
 
     Attributes:
-        env: a gymnax id, a pair (gymnax environment, its parameters), or an object that meets :class:`jtrpo.Environment`.
+        env: a gymnax id, a pair (gymnax environment, its parameters), or an object that meets :class:`jtrpo.Environment`. For
+            :func:`jtrpo.make_host_trainer`: ``"gymnasium:"`` and an id of Gymnasium, a ``gymnasium.vector.VectorEnv``, or a
+            pair of them, to train on and to evaluate on.
         total_timesteps: environment steps to take, over all environments; rounded up to whole updates.
         num_envs: environments stepped side by side.
         num_steps: steps of each environment per update; the batch is ``num_envs * num_steps``.
@@ -214,6 +217,9 @@ class TrainConfig:
                 f"critic_minibatches must divide the batch num_envs * num_steps = {self.num_envs} * {self.num_steps} = "
                 f"{self.batch_size}; got {self.critic_minibatches}"
             )
+        given = self.environment.num_envs if isinstance(self.environment, HostEnvironment) else None
+        if given is not None and given != self.num_envs:
+            raise ValueError(f"num_envs must be that of the vector environment, {given}; got {self.num_envs}")
         check_observation_space(self.environment.observation_space)
         check_action_space(self.environment.action_space, self.environment.observation_space)
 
@@ -239,7 +245,7 @@ class TrainConfig:
                 raise ValueError(f"{name} is named more than once among adapt, anneal and schedules; choose one")
 
     @cached_property
-    def environment(self) -> Environment:
+    def environment(self) -> Environment | HostEnvironment:
         """What ``env`` stands for."""
         return resolve(self.env)
 

@@ -1,4 +1,4 @@
-"""The trainer: init, step, evaluate. ``step`` is the algorithm, one named function per line."""
+"""The trainer: init, step, evaluate. ``step`` collects and learns; ``learn`` is the algorithm, one named function per line."""
 
 from collections.abc import Callable
 from functools import partial
@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 from jtrpo.core.advantage import gae
 from jtrpo.core.batch import Batch
 from jtrpo.core.trpo import TRPOInfo, trpo_update
+from jtrpo.envs.gymnasium import HostEnvironment
 from jtrpo.training.adaptation import adapt, numbers_in_force
 from jtrpo.training.agent import make_agent
 from jtrpo.training.config import Hyperparams, TrainConfig, as_arrays
@@ -142,44 +143,50 @@ def make_collect(config: TrainConfig) -> Callable[[TrainState], Trajectory]:
     return _build(config)[1]
 
 
-def _build(config: TrainConfig) -> tuple[Trainer, Callable[[TrainState], Trajectory]]:
-    environment = config.environment
-    max_episode_steps = getattr(environment, "max_episode_steps", None)
+class Learner(NamedTuple):
+    """What of a training never touches an environment: the same for those in JAX and for those on the host.
+
+    Attributes:
+        init: ``(key, hyperparams, env_state, observation) -> TrainState``, from one observation; without a window of collections.
+        learn: ``(state, trajectory, episodes) -> (state, Metrics)``: one update, from what that state collected.
+    """
+
+    init: Callable[[PRNGKeyArray, Hyperparams, RolloutState, PyTree], TrainState]
+    learn: Callable[[TrainState, Trajectory, EpisodeSummary], tuple[TrainState, Metrics]]
+
+
+def make_learner(config: TrainConfig) -> Learner:
+    """Build the part of a training that is left when its environments are taken away.
+
+    Args:
+        config: static settings.
+    """
     agent = make_agent(config)
-    hold_noise = config.gsde_interval if config.box_distribution == "gsde" else 1
     sequence_length = 1 if config.memory is None else config.num_steps
 
-    def init(key: PRNGKeyArray, hyperparams: Hyperparams = Hyperparams()) -> TrainState:
-        hyperparams = as_arrays(hyperparams.check())
-        policy_key, critic_key, env_key, key = jax.random.split(key, 4)
-        env_state = reset(environment, env_key, config.num_envs, agent.empty_memory(config.num_envs))
-        one = jax.tree.map(lambda x: x[0], env_state.observation)
-        critic_params = agent.init_critic(critic_key, one)
-        state = strong(
+    def init(key: PRNGKeyArray, hyperparams: Hyperparams, env_state: RolloutState, observation: PyTree) -> TrainState:
+        policy_key, critic_key, _, key = jax.random.split(key, 4)
+        critic_params = agent.init_critic(critic_key, observation)
+        return strong(
             TrainState(
-                policy_params=agent.init_policy(policy_key, one),
+                policy_params=agent.init_policy(policy_key, observation),
                 critic_params=critic_params,
                 critic_optimizer=init_critic_optimizer(critic_params) if config.critic == "adam" else (),
                 env_state=env_state,
-                observation_statistics=init_statistics(one),
+                observation_statistics=init_statistics(observation),
                 return_statistics=init_statistics(0.0),
                 discounted_return=jnp.zeros((config.num_envs,)),
                 target_statistics=init_statistics(0.0),
-                hyperparams=hyperparams,
+                hyperparams=as_arrays(hyperparams),
                 key=key,
                 update=jnp.int32(0),
             )
         )
-        if config.reuse > 1:
-            _, collection, _ = jax.eval_shape(collect_trajectories, state, key)
-            state = state._replace(window=empty_window(collection, config.reuse))
-        return state
 
-    def step(state: TrainState) -> tuple[TrainState, Metrics]:
-        key, rollout_key, critic_key = step_keys(state)
+    def learn(state: TrainState, trajectory: Trajectory, episodes: EpisodeSummary) -> tuple[TrainState, Metrics]:
+        key, _, critic_key = step_keys(state)
         base, numbers = state.hyperparams, numbers_in_force(config, state.hyperparams, state.update)
         state = state._replace(key=key, hyperparams=numbers)
-        state, trajectory, episodes = collect_trajectories(state, rollout_key)
         state, recent = recall(state, trajectory)
         state, batch, target, variance_explained = estimate_advantages(state, recent)
         state, policy_info = improve_policy(state, batch)
@@ -188,23 +195,6 @@ def _build(config: TrainConfig) -> tuple[Trainer, Callable[[TrainState], Traject
         state = state._replace(hyperparams=adapt(base, config.adapt, policy_info), update=state.update + 1)
         critic_info = CriticInfo(critic_loss, variance_explained, fitted)
         return state, Metrics(timesteps_after(state), numbers, episodes, policy_info, critic_info)
-
-    def step_keys(state: TrainState) -> PRNGKeyArray:
-        return jax.random.split(state.key, 3)
-
-    def next_trajectory(state: TrainState) -> Trajectory:
-        return collect_trajectories(state, step_keys(state)[1])[1]
-
-    def collect_trajectories(state: TrainState, key: PRNGKeyArray) -> tuple[TrainState, Trajectory, EpisodeSummary]:
-        collect_key, renew_key = jax.random.split(key)
-        env_state, trajectory, episodes = collect(
-            environment, partial(agent.policy, state), state.env_state, collect_key, config.num_steps, hold_noise
-        )
-        cut = broken(env_state)
-        if max_episode_steps is not None and config.num_steps < max_episode_steps:
-            cut |= staggered(trajectory, state.update, max_episode_steps)
-        env_state, trajectory = begin_anew(environment, env_state, trajectory, renew_key, cut)
-        return state._replace(env_state=env_state), trajectory, episodes
 
     def recall(state: TrainState, trajectory: Trajectory) -> tuple[TrainState, Trajectory]:
         if config.reuse == 1:
@@ -317,6 +307,52 @@ def _build(config: TrainConfig) -> tuple[Trainer, Callable[[TrainState], Traject
     def timesteps_after(state: TrainState) -> Array:
         whole = jnp.int32 if config.actual_timesteps < 2**31 else float
         return state.update.astype(whole) * config.batch_size
+
+    return Learner(init, learn)
+
+
+def step_keys(state: TrainState) -> PRNGKeyArray:
+    """Three keys: of the next state, of this one's collection and of its critic fit."""
+    return jax.random.split(state.key, 3)
+
+
+def _build(config: TrainConfig) -> tuple[Trainer, Callable[[TrainState], Trajectory]]:
+    environment = config.environment
+    if isinstance(environment, HostEnvironment):
+        raise ValueError(
+            f"{environment} is stepped in Python and cannot be part of a compiled program: use jtrpo.make_host_trainer(config) "
+            "instead of make_train or make_trainer"
+        )
+    max_episode_steps = getattr(environment, "max_episode_steps", None)
+    agent, learner = make_agent(config), make_learner(config)
+    hold_noise = config.gsde_interval if config.box_distribution == "gsde" else 1
+
+    def init(key: PRNGKeyArray, hyperparams: Hyperparams = Hyperparams()) -> TrainState:
+        hyperparams.check()
+        env_key = jax.random.split(key, 4)[2]  # the learner has the others
+        env_state = reset(environment, env_key, config.num_envs, agent.empty_memory(config.num_envs))
+        state = learner.init(key, hyperparams, env_state, jax.tree.map(lambda x: x[0], env_state.observation))
+        if config.reuse > 1:
+            state = state._replace(window=empty_window(jax.eval_shape(next_trajectory, state), config.reuse))
+        return state
+
+    def step(state: TrainState) -> tuple[TrainState, Metrics]:
+        state, trajectory, episodes = collect_trajectories(state, step_keys(state)[1])
+        return learner.learn(state, trajectory, episodes)
+
+    def next_trajectory(state: TrainState) -> Trajectory:
+        return collect_trajectories(state, step_keys(state)[1])[1]
+
+    def collect_trajectories(state: TrainState, key: PRNGKeyArray) -> tuple[TrainState, Trajectory, EpisodeSummary]:
+        collect_key, renew_key = jax.random.split(key)
+        env_state, trajectory, episodes = collect(
+            environment, partial(agent.policy, state), state.env_state, collect_key, config.num_steps, hold_noise
+        )
+        cut = broken(env_state)
+        if max_episode_steps is not None and config.num_steps < max_episode_steps:
+            cut |= staggered(trajectory, state.update, max_episode_steps)
+        env_state, trajectory = begin_anew(environment, env_state, trajectory, renew_key, cut)
+        return state._replace(env_state=env_state), trajectory, episodes
 
     def evaluate(
         state: TrainState,

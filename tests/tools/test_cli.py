@@ -89,6 +89,21 @@ def test_a_saved_run_is_evaluated_resumed_and_kept(tmp_path, capsys):
         assert all(word in text for word in words), text
 
 
+def test_gymnasium_trains_saves_resumes_and_is_evaluated(tmp_path, capsys):
+    folder = tmp_path / "run"
+    run = ["train", "gymnasium:CartPole-v1", "--checkpoint-dir", str(folder), "--json", *TINY]
+    main(run)
+    trained = json.loads(capsys.readouterr().out)
+    assert (trained["env"], trained["total_timesteps"]) == ("gymnasium:CartPole-v1", 768)
+    assert trained["evaluation_return"] >= 8
+    main([*run, "--total-timesteps", "1024", "--resume"])
+    out, err = capsys.readouterr()
+    assert json.loads(out)["total_timesteps"] == 1024
+    assert "going on after update 3" in err
+    main(["evaluate", str(folder), "--episodes", "4", "--json"])
+    assert json.loads(capsys.readouterr().out)["deterministic_return"] >= 8
+
+
 def test_envs_lists_what_can_be_trained(capsys):
     main(["envs"])
     lines = capsys.readouterr().out.split()
@@ -100,6 +115,7 @@ def test_envs_lists_what_can_be_trained(capsys):
     ("arguments", "words"),
     [
         (["train", "CartPol-v1"], ["CartPol-v1", "did you mean CartPole-v1"]),
+        (["train", "gymnasium:CartPol-v1"], ["gymnasium:CartPol-v1", "CartPole"]),
         (["train", "CartPole-v1", "--max-kl", "-1"], ["max_kl", "above 0", "-1"]),
         (["train", "CartPole-v1", "--num-envs", "0"], ["num_envs", "at least 1", "0"]),
         (["train", "CartPole-v1", "--seed", "-1"], ["seed", "-1"]),

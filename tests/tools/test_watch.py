@@ -82,6 +82,19 @@ def test_environments_that_gymnax_and_gymnasium_draw(env, tmp_path):
     assert frames(tmp_path / "policy.gif") == len(episode.returns)
 
 
+def test_gymnasiums_own_environments(tmp_path, monkeypatch):
+    pytest.importorskip("pygame")
+    monkeypatch.setattr("jtrpo.tools.watch._MOST_FRAMES", 8)
+    config = jtrpo.TrainConfig("gymnasium:Pendulum-v1", num_envs=2, num_steps=8, total_timesteps=16, hidden_sizes=(4,))
+    state = jtrpo.make_host_trainer(config).init(jax.random.key(0))
+    episode = play(config, state, jax.random.key(1))
+    assert len(episode.returns) == 200
+    assert (np.diff(episode.returns) <= 0).all()
+    assert list(episode.pictures) == list(range(0, 200, 32))  # doubled whenever there were more than eight
+    save_animation(config, episode, tmp_path / "policy.gif")
+    assert frames(tmp_path / "policy.gif") == 7
+
+
 def test_a_long_episode_has_frames_evenly_spread(tmp_path, monkeypatch):
     monkeypatch.setattr("jtrpo.tools.watch._MOST_FRAMES", 4)
     config, state = start(Drawn(DISCRETE))

@@ -1,0 +1,224 @@
+"""Adapter for Gymnasium environments, which are stepped in Python on the host (``jtrpo.make_host_trainer``)."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import gymnasium
+import jax
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from jaxtyping import Bool, Float, PyTree
+
+from jtrpo.envs.check import check_observations
+
+PREFIX = "gymnasium:"
+_MODE = AutoresetMode.SAME_STEP
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class HostEnvironment:
+    """Where Gymnasium's environments come from, and what they look like.
+
+    Attributes:
+        name: for people.
+        observation_space: of one environment.
+        action_space: of one environment.
+        make: ``(num_envs) -> VectorEnv`` to train on.
+        make_evaluation: the same for evaluation; ``None`` where there is none.
+        mode: how the training's environments begin their next episodes.
+        num_envs: environments of a vector that is there already; ``None`` for an id.
+        max_episode_steps: the time limit of an id. With it, first episodes are cut at spread times (see ``staggered``).
+    """
+
+    name: str
+    observation_space: spaces.Space
+    action_space: spaces.Space
+    make: Callable[[int], VectorEnv]
+    make_evaluation: Callable[[int], VectorEnv] | None
+    mode: AutoresetMode
+    num_envs: int | None = None
+    max_episode_steps: int | None = None
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def from_id(env_id: str) -> HostEnvironment:
+    """Environments by an id of Gymnasium, such as ``gymnasium:Hopper-v5``, one after the other in this process.
+
+    Raises:
+        ValueError: an unknown id, or one that needs a package which is not installed.
+    """
+    name = env_id.removeprefix(PREFIX)
+    try:
+        one = gymnasium.make(name)
+    except gymnasium.error.DependencyNotInstalled as error:
+        if "mujoco" in str(error).lower():
+            raise ValueError(f"env={env_id!r} needs MuJoCo: pip install 'jtrpo[mujoco]'") from error
+        raise ValueError(f"env={env_id!r} needs a package that is not installed: {error}") from error
+    except gymnasium.error.Error as error:  # which names the nearest ids
+        raise ValueError(f"env={env_id!r} is not an environment of Gymnasium: {error}") from error
+    one.close()
+
+    def make(num_envs: int) -> VectorEnv:
+        return gymnasium.make_vec(name, num_envs, vectorization_mode="sync", vector_kwargs={"autoreset_mode": _MODE})
+
+    limit = None if one.spec is None else one.spec.max_episode_steps
+    return HostEnvironment(env_id, one.observation_space, one.action_space, make, make, _MODE, max_episode_steps=limit)
+
+
+def from_vector(env: VectorEnv, evaluation: VectorEnv | None = None) -> HostEnvironment:
+    """A vector environment of the user's own.
+
+    Args:
+        env: to train on, in any autoreset mode.
+        evaluation: to evaluate on. Without it, one is made as ``env`` was, where ``env`` came from ``gymnasium.make_vec`` or from
+            a list of functions and has no wrapper around it.
+
+    Raises:
+        ValueError: an autoreset mode that is not told, or ``evaluation`` that is ``env`` itself or has other spaces.
+    """
+    if evaluation is env:
+        raise ValueError(f"env: evaluation would disturb the training in {env}; give another vector environment for it")
+    if evaluation is not None:
+        autoreset_mode(evaluation)
+        there = (evaluation.single_observation_space, evaluation.single_action_space)
+        if there != (env.single_observation_space, env.single_action_space):
+            raise ValueError(f"env: the evaluation's spaces must be those of {env}; got {there}")
+    return HostEnvironment(
+        repr(env),
+        env.single_observation_space,
+        env.single_action_space,
+        lambda num_envs: env,
+        _again(env) if evaluation is None else lambda num_envs: evaluation,
+        autoreset_mode(env),
+        env.num_envs,
+    )
+
+
+def _again(env: VectorEnv) -> Callable[[int], VectorEnv] | None:
+    if env.unwrapped is not env:  # wrappers may change what is observed
+        return None
+    if env.spec is not None:
+        spec = env.spec
+        return lambda num_envs: gymnasium.make_vec(spec)
+    if isinstance(env, SyncVectorEnv | AsyncVectorEnv) and isinstance(getattr(env, "env_fns", None), list | tuple):
+        functions = env.env_fns
+        return lambda num_envs: SyncVectorEnv(functions, autoreset_mode=_MODE)
+    return None
+
+
+def autoreset_mode(env: VectorEnv) -> AutoresetMode:
+    """How a vector environment begins its next episodes.
+
+    Raises:
+        ValueError: it does not say.
+    """
+    # The attribute first: Gymnasium writes the metadata into a dictionary that all environments of a class share.
+    mode = getattr(env.unwrapped, "autoreset_mode", None) or env.metadata.get("autoreset_mode")
+    try:
+        return AutoresetMode(mode)
+    except ValueError as error:
+        raise ValueError(
+            f"env: {env} must say how it resets, by metadata['autoreset_mode'], a gymnasium.vector.AutoresetMode; got {mode!r}"
+        ) from error
+
+
+class HostStep(NamedTuple):
+    """One step of ``N`` environments.
+
+    Attributes:
+        observation: what the policy sees next, ``[N, ...]`` each.
+        reward: ``[N]``.
+        terminated: the episode ended by itself.
+        truncated: the episode was cut off.
+        final_observation: what really followed the action, before any reset.
+        acted: whether the environment took the action; not where it only began its next episode.
+    """
+
+    observation: PyTree
+    reward: Float[np.ndarray, " N"]
+    terminated: Bool[np.ndarray, " N"]
+    truncated: Bool[np.ndarray, " N"]
+    final_observation: PyTree
+    acted: Bool[np.ndarray, " N"]
+
+
+class HostVector:
+    """A vector environment whose three autoreset modes look the same, but for ``acted``.
+
+    ``SAME_STEP``: the final observation comes in ``info["final_obs"]``. ``NEXT_STEP``: it comes by itself, and the step after it
+    ignores its action and only begins the next episode. ``DISABLED``: it comes by itself, and the environments that ended are
+    reset through ``options={"reset_mask": ...}`` at once.
+
+    Args:
+        env: the vector environment.
+    """
+
+    def __init__(self, env: VectorEnv):
+        self.env, self.mode = env, autoreset_mode(env)
+        self.num_envs = env.num_envs
+        self.can_renew = self.mode is AutoresetMode.DISABLED or type(env) is SyncVectorEnv
+        self._example = batch_example(env.single_observation_space, env.num_envs)
+        self._begins = np.zeros(env.num_envs, bool)
+
+    def reset(self, seed: int) -> PyTree:
+        """Begin an episode in every environment; return the observations.
+
+        Raises:
+            ValueError: observations that are not of the observation space.
+        """
+        observation, _ = self.env.reset(seed=seed)
+        self._begins[:] = False
+        check_observations(self.env.single_observation_space, observation, "observation at reset")
+        return self._canonical(observation)
+
+    def step(self, action: PyTree) -> HostStep:
+        """Act once in every environment.
+
+        Raises:
+            ValueError: an episode's end in ``SAME_STEP`` mode without ``info["final_obs"]``.
+        """
+        acted = ~self._begins
+        given, reward, terminated, truncated, info = self.env.step(action)
+        observation = final = self._canonical(given)
+        terminated, truncated = np.asarray(terminated, bool) & acted, np.asarray(truncated, bool) & acted
+        done = terminated | truncated
+        self._begins = np.zeros_like(done)
+        if self.mode is AutoresetMode.NEXT_STEP:
+            self._begins = done
+        elif done.any() and self.mode is AutoresetMode.SAME_STEP:
+            final = self._with_final(observation, done, info)
+        elif done.any():
+            final = jax.tree.map(np.copy, observation)  # the reset may write into the same memory
+            observation = self.renew(done)
+        return HostStep(observation, np.asarray(reward), terminated, truncated, final, acted)
+
+    def renew(self, which: Bool[np.ndarray, " N"]) -> PyTree:
+        """Begin new episodes in some environments; return the observations of all."""
+        self._begins = self._begins & ~which
+        return self._canonical(self.env.reset(options={"reset_mask": which})[0])
+
+    def _with_final(self, observation: PyTree, done: Bool[np.ndarray, " N"], info: dict) -> PyTree:
+        if "final_obs" not in info:
+            raise ValueError(
+                f"{self.env} resets in the same step, so an episode's end must come with info['final_obs']"
+            )
+        final = jax.tree.map(np.copy, observation)
+        for i in np.flatnonzero(done):
+            jax.tree.map(lambda into, one, i=i: into.__setitem__(i, one), final, info["final_obs"][i])
+        return final
+
+    def _canonical(self, observation: PyTree) -> PyTree:
+        return jax.tree.map(lambda like, x: np.asarray(x, like.dtype), self._example, observation)
+
+
+def batch_example(space: spaces.Space, *batch: int) -> PyTree:
+    """Zeros shaped like a batch of elements of a space, with JAX's types."""
+    if isinstance(space, spaces.Dict):
+        return {name: batch_example(child, *batch) for name, child in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(batch_example(child, *batch) for child in space.spaces)
+    return np.zeros((*batch, *(space.shape or ())), jax.dtypes.canonicalize_dtype(space.dtype))

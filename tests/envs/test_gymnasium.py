@@ -1,0 +1,132 @@
+import sys
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers.vector import RecordEpisodeStatistics
+
+import jtrpo
+from jtrpo.envs.gymnasium import HostVector, autoreset_mode, batch_example
+from tests.probes import Counting, counting
+
+MODES = list(AutoresetMode)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_final_observations_are_what_followed_and_no_reset_step_is_an_action(mode):
+    vector = HostVector(counting((2, 3), mode))
+    assert vector.reset(0).tolist() == [[0.0], [0.0]]
+    acted = np.zeros(2, int)
+    for _ in range(9):
+        result = vector.step(np.zeros(2, int))
+        episode, t = np.divmod(acted, (2, 3))
+        last = t + 1 == (2, 3)
+        for i in np.flatnonzero(result.acted):
+            assert result.final_observation[i, 0] == 10 * episode[i] + t[i] + 1
+            assert result.reward[i] == 100 * episode[i] + t[i]
+            assert result.terminated[i] == (last[i] and episode[i] % 2 == 1)
+            assert result.truncated[i] == (last[i] and episode[i] % 2 == 0)
+            if mode is not AutoresetMode.NEXT_STEP and last[i]:
+                assert result.observation[i, 0] == 10 * (episode[i] + 1)
+        assert result.acted.all() or mode is AutoresetMode.NEXT_STEP
+        assert not (result.terminated | result.truncated)[~result.acted].any()
+        acted += result.acted
+    assert acted.tolist() == ([6, 7] if mode is AutoresetMode.NEXT_STEP else [9, 9])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_some_environments_can_begin_anew_while_the_others_go_on(mode):
+    vector = HostVector(counting((5, 5), mode))
+    vector.reset(0)
+    vector.step(np.zeros(2, int))
+    assert vector.renew(np.array([True, False])).tolist() == [[10.0], [1.0]]
+    assert vector.step(np.zeros(2, int)).observation.tolist() == [[11.0], [2.0]]
+
+
+def test_the_mode_is_that_of_the_environment_and_not_of_another_of_its_class():
+    first = counting((2,), AutoresetMode.NEXT_STEP)
+    counting((2,), AutoresetMode.SAME_STEP)  # writes into the metadata of both
+    assert autoreset_mode(first) is AutoresetMode.NEXT_STEP
+
+
+def test_parts_of_an_observation_keep_their_own_final_values():
+    class Parts(Counting):
+        observation_space = spaces.Dict(
+            {"count": spaces.Discrete(100), "pair": spaces.Tuple([Counting.observation_space, spaces.MultiBinary(2)])}
+        )
+
+        def observe(self):
+            return {"count": int(self.t), "pair": (super().observe(), np.array([self.t % 2, 1], np.int8))}
+
+    vector = HostVector(SyncVectorEnv([lambda: Parts(2), lambda: Parts(3)], autoreset_mode=AutoresetMode.SAME_STEP))
+    vector.reset(0)
+    vector.step(np.zeros(2, int))
+    result = vector.step(np.zeros(2, int))
+    assert result.final_observation["count"].tolist() == [2, 2]
+    assert result.observation["count"].tolist() == [0, 2]
+    assert result.final_observation["pair"][0].tolist() == [[2.0], [2.0]]
+    assert result.observation["pair"][1].tolist() == [[0, 1], [0, 1]]
+    example = batch_example(Parts.observation_space, 4)
+    assert (example["count"].shape, example["pair"][1].shape) == ((4,), (4, 2))
+
+
+def test_spaces_and_time_limit_come_from_the_id():
+    config = jtrpo.TrainConfig("gymnasium:Pendulum-v1", num_envs=2)
+    assert config.environment.max_episode_steps == 200
+    assert config.environment.action_space == spaces.Box(-2.0, 2.0, (1,), np.float32)
+    assert config.environment.make(3).num_envs == 3
+    assert repr(config.environment) == "gymnasium:Pendulum-v1"
+
+
+def test_evaluation_is_on_environments_of_its_own_wherever_they_can_be_made():
+    mine = gymnasium.make_vec("CartPole-v1", 2, vectorization_mode="sync")
+    again = jtrpo.TrainConfig(mine, num_envs=2).environment.make_evaluation(2)
+    assert again is not mine
+    assert (again.num_envs, again.single_observation_space) == (2, mine.single_observation_space)
+    listed = counting((2, 3), AutoresetMode.NEXT_STEP)
+    assert jtrpo.TrainConfig(listed, num_envs=2).environment.make_evaluation(2).envs[1].length == 3
+    wrapped = RecordEpisodeStatistics(mine)
+    assert jtrpo.TrainConfig(wrapped, num_envs=2).environment.make_evaluation is None
+    assert jtrpo.TrainConfig((wrapped, again), num_envs=2).environment.make_evaluation(2) is again
+
+
+def test_bad_environments_are_told_of_with_the_remedy(monkeypatch):
+    one = gymnasium.make("CartPole-v1")
+    two = counting((2, 3), AutoresetMode.SAME_STEP)
+    with pytest.raises(ValueError, match=r"CartPole-v9.*is not an environment of Gymnasium: .*v1"):
+        jtrpo.TrainConfig("gymnasium:CartPole-v9")
+    with pytest.raises(ValueError, match="not an environment of Gymnasium"):
+        jtrpo.TrainConfig("gymnasium:Nonsense-v0")
+    with pytest.raises(ValueError, match="num_envs must be that of the vector environment, 2; got 64"):
+        jtrpo.TrainConfig(two)
+    with pytest.raises(TypeError, match="one environment of Gymnasium; give a vector"):
+        jtrpo.TrainConfig(one)
+    with pytest.raises(ValueError, match="the evaluation's spaces must be those of"):
+        jtrpo.TrainConfig((two, gymnasium.make_vec("CartPole-v1", 2)), num_envs=2)
+    with pytest.raises(ValueError, match="evaluation would disturb the training"):
+        jtrpo.TrainConfig((two, two), num_envs=2)
+    monkeypatch.setattr(two, "autoreset_mode", "sometimes")
+    with pytest.raises(ValueError, match=r"must say how it resets.*'sometimes'"):
+        jtrpo.TrainConfig(two, num_envs=2)
+    monkeypatch.setitem(sys.modules, "mujoco", None)
+    with pytest.raises(ValueError, match=r"needs MuJoCo: pip install 'jtrpo\[mujoco\]'"):
+        jtrpo.TrainConfig("gymnasium:Hopper-v5")
+
+
+def test_an_end_without_its_final_observation_is_an_error():
+    vector = counting((1,), AutoresetMode.SAME_STEP)
+    host = HostVector(vector)
+    host.reset(0)
+    step = vector.step
+    vector.step = lambda action: (*step(action)[:4], {})
+    with pytest.raises(ValueError, match=r"must come with info\['final_obs'\]"):
+        host.step(np.zeros(1, int))
+
+
+def test_observations_of_another_shape_than_the_space_says_are_an_error():
+    vector = counting((1,), AutoresetMode.SAME_STEP)
+    vector.reset = lambda **_: (np.zeros((1, 2)), {})
+    with pytest.raises(ValueError, match=r"observation at reset has shape \(2,\)"):
+        HostVector(vector).reset(0)

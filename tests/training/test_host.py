@@ -1,0 +1,288 @@
+import itertools
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
+
+import jtrpo
+from jtrpo.tools import run as module
+from jtrpo.tools.checkpoint import Checkpoints
+from jtrpo.tools.run import run_training
+from jtrpo.training.host import LiveEnvironments, collect_on_host, play_on_host
+from jtrpo.training.rollout import Trajectory
+from tests.probes import Counting, counting
+
+MODES = list(AutoresetMode)
+GAMMA, LAMBDA = 0.9, 0.8
+STEPS = 7
+
+
+def live(lengths, mode):
+    environments = LiveEnvironments(lambda num_envs: counting(lengths, mode))
+    environments.begin(jax.random.key(0), len(lengths))
+    return environments
+
+
+def act(observation, memory, step):
+    """Of no policy: the action is the number of the step."""
+    action = np.full(len(observation), step)
+    return action, -action.astype(float), action % 2, memory
+
+
+def room(num_envs, steps=STEPS):
+    number, flag = np.zeros((steps, num_envs)), np.zeros((steps, num_envs), bool)
+    seen = np.zeros((steps, num_envs, 1), np.float32)
+    return Trajectory(
+        seen, number.astype(int), number, number.copy(), flag, flag.copy(), np.zeros_like(seen), memory=()
+    )
+
+
+def expected(lengths, first=0, steps=STEPS):
+    """What one environment of each length does, by the rule of :class:`Counting`."""
+    episode, t = np.divmod(first + np.arange(steps)[:, None], np.array(lengths)[None])
+    last = t + 1 == np.array(lengths)[None]
+    return {
+        "observation": (10.0 * episode + t)[..., None],
+        "reward": 100.0 * episode + t,
+        "terminated": last & (episode % 2 == 1),
+        "truncated": last & (episode % 2 == 0),
+        "final_observation": (10.0 * episode + t + 1)[..., None],
+    }
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_gives_the_same_trajectory(mode):
+    lengths = (2, 3, 10)
+    trajectory, episodes, _, unseen = collect_on_host(live(lengths, mode), act, room(3), 0, None)
+    for name, value in expected(lengths).items():
+        np.testing.assert_array_equal(getattr(trajectory, name), value, err_msg=name)
+    np.testing.assert_array_equal(trajectory.log_prob, -trajectory.action)
+    if mode is AutoresetMode.NEXT_STEP:  # the others go on while the first begins its episodes
+        assert trajectory.action[:, 0].tolist() == [0, 1, 3, 4, 6, 7, 9]
+        assert unseen.tolist() == [False, False, True]
+        assert int(episodes.finished) == 3 + 2 + 1 + 0
+    else:
+        assert (trajectory.action == np.arange(STEPS)[:, None]).all()
+        assert int(episodes.finished) == 3 + 2
+        returns = [0 + 1, 100 + 101, 200 + 201, 0 + 1 + 2, 100 + 101 + 102]
+        assert float(episodes.return_mean) == np.float32(np.mean(returns))
+        assert (float(episodes.return_min), float(episodes.return_max)) == (1, 401)
+        assert float(episodes.length_mean) == np.float32(12 / 5)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_next_collection_goes_on_where_the_last_one_stopped(mode):
+    environments = live((4, 4), mode)
+    total = 0
+    for first in (0, STEPS, 2 * STEPS):
+        trajectory, episodes, _, _ = collect_on_host(environments, act, room(2), 0, None)
+        for name, value in expected((4, 4), first).items():
+            np.testing.assert_array_equal(getattr(trajectory, name), value, err_msg=name)
+        total += int(episodes.finished)
+    assert total == 2 * (3 * STEPS // 4)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_advantages_bootstrap_from_what_followed_a_truncation_and_from_nothing_after_a_termination(mode):
+    trajectory, *_ = collect_on_host(live((2,), mode), act, room(1, 4), 0, None)
+    value = lambda observation: 0.5 * observation[..., 0] + 3.0  # noqa: E731
+    advantage, target = jtrpo.gae(
+        jnp.asarray(trajectory.reward),
+        jnp.asarray(value(trajectory.observation)),
+        jnp.asarray(value(trajectory.final_observation)),
+        jnp.asarray(trajectory.terminated),
+        jnp.asarray(trajectory.truncated),
+        gamma=GAMMA,
+        gae_lambda=LAMBDA,
+    )
+    # Observations 0, 1 | 2 (truncated), then 10, 11 | 12 (terminated); values 3, 3.5, 4 and 8, 8.5.
+    second, fourth = 1 + GAMMA * 4 - 3.5, 101 - 8.5
+    by_hand = [0 + GAMMA * 3.5 - 3 + GAMMA * LAMBDA * second, second]
+    by_hand += [100 + GAMMA * 8.5 - 8 + GAMMA * LAMBDA * fourth, fourth]
+    np.testing.assert_allclose(advantage[:, 0], by_hand, rtol=1e-6)
+    np.testing.assert_allclose(target[1, 0], 1 + GAMMA * 4, rtol=1e-6)
+
+
+def test_first_episodes_are_cut_at_spread_times_and_the_cut_is_a_truncation():
+    environments = live((10, 10, 10, 10), AutoresetMode.SAME_STEP)
+    cuts = []
+    for update in range(4):
+        before = environments.vector.env.envs
+        trajectory, _, _, _ = collect_on_host(environments, act, room(4, 2), update, 8)
+        cuts.append(np.flatnonzero(trajectory.truncated[-1]).tolist())
+        for i in cuts[-1]:
+            assert environments.observation[i, 0] == 10
+            assert before[i].t == 0
+            assert environments.episodes.lengths[i] == 0
+            assert trajectory.final_observation[-1, i, 0] == trajectory.observation[-1, i, 0] + 1
+    assert cuts == [[1], [2], [3], []]
+
+
+def test_an_environment_that_shows_nan_begins_anew():
+    environments = live((10, 10), AutoresetMode.SAME_STEP)
+    environments.vector.env.envs[1].observe = lambda: np.array([np.nan], np.float32)
+    trajectory, *_ = collect_on_host(environments, act, room(2, 3), 0, None)
+    assert trajectory.truncated[-1].tolist() == [False, True]
+    assert environments.vector.env.envs[1].episode == 1
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_evaluation_plays_whole_episodes_and_as_many_in_each_environment_as_were_fixed_beforehand(mode):
+    returns = play_on_host(live((2, 3), mode), act, lambda batch: (), 5, 100)
+    # Two of the first environment, three of the second, whose episodes are longer.
+    assert returns.tolist() == [0 + 1, 100 + 101, 0 + 1 + 2, 100 + 101 + 102, 200 + 201 + 202]
+
+
+def test_an_endless_episode_counts_with_its_return_so_far():
+    assert play_on_host(live((1000,), AutoresetMode.SAME_STEP), act, lambda batch: (), 2, 3).tolist() == [3, 303]
+
+
+SMALL = {"num_envs": 2, "num_steps": 16, "total_timesteps": 96, "hidden_sizes": (4,), "critic_minibatches": 1}
+
+
+def trained(mode, **settings):
+    config = jtrpo.TrainConfig(counting((4, 4), mode), **{**SMALL, **settings})
+    trainer = jtrpo.make_host_trainer(config)
+    state = trainer.init(jax.random.key(1))
+    for _ in range(config.num_updates):
+        state, metrics = trainer.step(state)
+    return trainer, state, metrics
+
+
+def test_every_mode_learns_the_same_to_the_bit():
+    (trainer, state, metrics), *others = [trained(mode) for mode in MODES]
+    for _, other, theirs in others:
+        for ours, them in zip(jax.tree.leaves(state.policy_params), jax.tree.leaves(other.policy_params), strict=True):
+            np.testing.assert_array_equal(ours, them)
+        assert float(theirs.critic.loss) == float(metrics.critic.loss)
+    assert int(metrics.timesteps) == 96
+    assert metrics.policy.accepted
+    returns = trainer.evaluate(state, jax.random.key(0), 3)
+    assert returns.tolist() == [0 + 1 + 2 + 3, 0 + 1 + 2 + 3, 100 + 101 + 102 + 103]
+
+
+def test_noise_is_held_and_actions_reach_the_environment_within_its_bounds():
+    class Recorder(Counting):
+        action_space = spaces.Box(-2.0, 6.0, (1,), np.float32)
+        taken = []  # noqa: RUF012
+
+        def observe(self):
+            return np.ones(1, np.float32)
+
+        def step(self, action):
+            self.taken.append(float(action[0]))
+            return super().step(action)
+
+    vector = SyncVectorEnv([lambda: Recorder(40)], autoreset_mode=AutoresetMode.SAME_STEP)
+    settings = {**SMALL, "num_envs": 1, "total_timesteps": 32, "num_steps": 32}
+    config = jtrpo.TrainConfig(vector, box_distribution="gsde", gsde_interval=4, initial_log_std=1.0, **settings)
+    trainer = jtrpo.make_host_trainer(config)
+    trainer.step(trainer.init(jax.random.key(0)))
+    blocks = np.array(Recorder.taken).reshape(8, 4)
+    assert (blocks == blocks[:, :1]).all()
+    assert len(set(blocks[:, 0])) > 2
+    assert blocks.min() == -2.0
+    assert blocks.max() == 6.0
+
+
+def test_memory_and_reuse_train_on_the_host_too():
+    _, state, metrics = trained(AutoresetMode.SAME_STEP, memory="gru", reuse=2)
+    assert metrics.policy.accepted
+    assert float(metrics.policy.kl) > 0
+    # The episodes under way began with the collection: four steps, ended by the last one.
+    assert all((leaf == 0).all() for leaf in jax.tree.leaves(state.env_state.memory))
+    with pytest.raises(ValueError, match=r"memory='gru' needs environments that reset in the same step"):
+        trained(AutoresetMode.NEXT_STEP, memory="gru")
+
+
+def test_a_state_that_is_not_the_last_one_begins_its_environments_anew(caplog, monkeypatch):
+    trainer, state, _ = trained(AutoresetMode.SAME_STEP, num_steps=6, total_timesteps=12)
+    with caplog.at_level(logging.WARNING, "jtrpo"):
+        following, _ = trainer.step(state)
+        assert not caplog.records
+        again, _ = trainer.step(state)
+    assert "begins anew after update 1" in caplog.text
+    caplog.clear()
+    # Broken off in the middle of a collection: the environments no longer stand where the state left them.
+    with monkeypatch.context() as patch:
+        patch.setattr(Counting, "step", None)
+        with pytest.raises(TypeError):
+            trainer.step(again)
+    trainer.step(again)
+    assert "begins anew after update 2" in caplog.text
+    # Episodes of four: the continued ones stood at two of four, the new ones at zero.
+    assert float(following.observation_statistics.mean[0]) != float(again.observation_statistics.mean[0])
+
+
+def test_what_cannot_be_compiled_says_which_trainer_can():
+    config = jtrpo.TrainConfig("gymnasium:CartPole-v1")
+    with pytest.raises(
+        ValueError, match=r"gymnasium:CartPole-v1 is stepped in Python.*jtrpo.make_host_trainer\(config\)"
+    ):
+        jtrpo.make_train(config)
+    with pytest.raises(ValueError, match=r"use jtrpo.make_train or jtrpo.make_trainer"):
+        jtrpo.make_host_trainer(jtrpo.TrainConfig("CartPole-v1"))
+    with pytest.raises(ValueError, match="debug_nans"):
+        run_training(config, debug_nans=True)
+
+
+def test_a_vector_that_cannot_be_made_again_needs_another_one_for_evaluation():
+    class Mine(type(counting((2,), AutoresetMode.SAME_STEP))):
+        pass
+
+    mine = Mine(iter([lambda: Counting(2)]))
+    config = jtrpo.TrainConfig(mine, **{**SMALL, "num_envs": 1})
+    for call in (
+        lambda: jtrpo.make_host_trainer(config).evaluate(None, jax.random.key(0)),
+        lambda: run_training(config),
+    ):
+        with pytest.raises(ValueError, match=r"TrainConfig\(env=\(vector environment, another for evaluation\)\)"):
+            call()
+
+
+CARTPOLE = jtrpo.TrainConfig("gymnasium:CartPole-v1", total_timesteps=30_000, num_envs=16, num_steps=64)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """CartPole through Gymnasium, stopped half way and resumed by a new trainer."""
+    folder = tmp_path_factory.mktemp("cartpole")
+    with pytest.MonkeyPatch.context() as patch, Checkpoints(folder, CARTPOLE, seed=0) as checkpoints:
+        patch.setattr(module, "EVALUATION_EPISODES", 20)
+        count = itertools.count(1)
+        stopped = run_training(CARTPOLE, 0, checkpoints=checkpoints, stop=lambda: next(count) > 15)
+        whole = run_training(CARTPOLE, 0, checkpoints=checkpoints, restored=checkpoints.restore())
+    return folder, stopped, whole
+
+
+def test_cartpole_learns_through_a_stop_and_the_bound_holds(runs):
+    _, stopped, whole = runs
+    assert stopped.summary is None
+    assert int(stopped.state.update) == 15
+    assert int(whole.state.update) == CARTPOLE.num_updates == len(whole.metrics.timesteps)
+    assert whole.summary["evaluation_return"] > 300
+    assert whole.summary["max_kl_seen"] <= 0.005
+    np.testing.assert_array_equal(whole.metrics.policy.kl[:15], stopped.metrics.policy.kl)
+
+
+def test_a_saved_policy_acts_on_raw_observations(runs):
+    folder, _, _ = runs
+    policy = jtrpo.load_policy(folder)
+    one, _ = policy(np.zeros(4, np.float32))
+    many, _ = policy(np.zeros((3, 4)))
+    assert one.shape == ()
+    assert many.tolist() == [int(one)] * 3
+
+
+def test_the_same_seed_gives_the_same_run(runs):
+    _, stopped, _ = runs
+    trainer = jtrpo.make_host_trainer(CARTPOLE)
+    state = trainer.init(jax.random.split(jax.random.key(0))[0])
+    for _ in range(3):
+        state, metrics = trainer.step(state)
+    assert float(metrics.policy.kl) == float(stopped.metrics.policy.kl[2])
+    assert float(metrics.episode.return_mean) == float(stopped.metrics.episode.return_mean[2])
