@@ -1,6 +1,7 @@
 """A policy at work, as an animated picture."""
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -93,6 +94,8 @@ def _play_on_host(
         raise ValueError(f"{config.env!r} cannot be drawn; watch a run of an id, 'gymnasium:...'")
     agent, space = make_agent(config), config.environment.action_space
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    if sys.platform == "linux" and "DISPLAY" not in os.environ:
+        os.environ.setdefault("MUJOCO_GL", "egl")  # MuJoCo draws without a screen only where it is told to
     environment: Any = gymnasium.make(config.env.removeprefix(PREFIX), render_mode="rgb_array")
 
     @jax.jit
