@@ -1,0 +1,102 @@
+"""The documentation builds without a warning, leaves nothing out, names nothing that does not exist, and its code runs."""
+
+import inspect
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+import jtrpo
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+
+# sb3-contrib 2.9.0: inspect.signature(TRPO), the names that it and its base class log; Spinning Up's trpo as of 2020.
+SB3_ARGUMENTS = """policy env learning_rate n_steps batch_size gamma cg_max_steps cg_damping line_search_shrinking_factor
+    line_search_max_iter n_critic_updates gae_lambda use_sde sde_sample_freq rollout_buffer_class rollout_buffer_kwargs
+    normalize_advantage target_kl sub_sampling_factor stats_window_size tensorboard_log policy_kwargs verbose seed device
+    total_timesteps callback"""
+SB3_LOGS = """train/policy_objective train/value_loss train/kl_divergence_loss train/explained_variance
+    train/is_line_search_success train/std train/n_updates rollout/ep_rew_mean rollout/ep_len_mean rollout/success_rate
+    time/iterations time/total_timesteps time/fps time/time_elapsed"""
+SPINNING_UP_ARGUMENTS = """env_fn actor_critic ac_kwargs seed steps_per_epoch epochs gamma delta vf_lr train_v_iters damping_coeff
+    cg_iters backtrack_iters backtrack_coeff lam max_ep_len logger_kwargs save_freq"""
+SPINNING_UP_LOGS = (
+    "Epoch EpRet EpLen VVals TotalEnvInteracts LossPi LossV DeltaLossPi DeltaLossV KL BacktrackIters Time"
+)
+
+
+def page(name):
+    return (DOCS / f"{name}.md").read_text()
+
+
+def first_cells(text):
+    """Names in backticks in the first column of a page's tables."""
+    rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("|")]
+    return {name for cell in rows for name in re.findall(r"`([^`]+)`", cell)}
+
+
+def metric_names():
+    config = jtrpo.TrainConfig("CartPole-v1", num_envs=4, num_steps=4, total_timesteps=16)
+    trainer = jtrpo.make_trainer(config)
+    metrics = jax.eval_shape(trainer.step, jax.eval_shape(trainer.init, jax.random.key(0)))[1]
+    return [
+        jax.tree_util.keystr(path, simple=True, separator=".")
+        for path, _ in jax.tree_util.tree_leaves_with_path(metrics)
+    ]
+
+
+@pytest.mark.parametrize("names", [SB3_ARGUMENTS, SB3_LOGS, SPINNING_UP_ARGUMENTS, SPINNING_UP_LOGS])
+def test_every_name_of_the_others_is_in_the_migration_table(names):
+    assert set(names.split()) <= first_cells(page("migration"))
+
+
+def test_what_the_migration_table_leads_to_exists():
+    ours = {*jtrpo.TrainConfig.__dataclass_fields__, *jtrpo.Hyperparams._fields, *metric_names(), *jtrpo.__all__}
+    ours |= {*inspect.signature(jtrpo.trpo_update).parameters, "steps_per_second", "run_seconds", "make_collect"}
+    ours |= {"TensorBoard", "Progress", "WandB", "on_update", "steps_per_epoch", "step", "jax"}
+    cells = [line.split("|")[2] for line in page("migration").splitlines() if line.startswith("| `")]
+    named = {re.match(r"[\w.]+", name)[0] for cell in cells for name in re.findall(r"`([\w.][^`]*)`", cell)}
+    roots = {name for name in named if name not in ours and name.split(".")[0] not in ours and name != "JAX_PLATFORMS"}
+    assert not roots
+
+
+def test_every_metric_is_explained():
+    text = page("metrics")
+    assert [name for name in metric_names() if f"`{name}`" not in text] == []
+    named = set(re.findall(r"`((?:episode|policy|critic|hyperparams)\.\w+)`", text))
+    assert named <= set(metric_names())
+
+
+def test_every_public_name_is_in_the_reference():
+    text = "".join(file.read_text() for file in (DOCS / "api").glob("*.md"))
+    named = set(re.findall(r"^::: jtrpo\.(\w+)$", text, re.MULTILINE))
+    assert named == set(jtrpo.__all__)
+
+
+def test_the_site_builds_without_a_warning(tmp_path):
+    pytest.importorskip("mkdocs")
+    pytest.importorskip("mkdocstrings")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    built = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert built.returncode == 0, built.stderr
+    assert "WARNING" not in built.stderr, built.stderr
+    assert "returned parameters" in (tmp_path / "metrics" / "index.html").read_text()
+    reference = (tmp_path / "api" / "core" / "index.html").read_text()
+    assert "trust region delta, in nats" in reference
+    assert ":class:" not in reference
+
+
+@pytest.mark.slow
+def test_the_tutorials_code_runs_from_top_to_bottom(capsys):
+    names = {}
+    for block in re.findall(r"^```python\n(.*?)^```", page("tutorial"), re.MULTILINE | re.DOTALL):
+        exec(compile(block, "tutorial.md", "exec"), names)
+    out = capsys.readouterr().out
+    assert "(2, 3, 10)" in out
+    assert "ACCEPTED" in out
