@@ -11,9 +11,12 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from jtrpo.core.advantage import gae
 from jtrpo.core.batch import Batch
+from jtrpo.core.distributions import Distribution
+from jtrpo.core.objective import Objective, likelihood_ratio
 from jtrpo.core.trpo import TRPOInfo, trpo_update
+from jtrpo.core.vine import all_actions_objective, log_prob_of_each, self_normalized_objective
 from jtrpo.training.adaptation import adapt, numbers_in_force
-from jtrpo.training.agent import make_agent
+from jtrpo.training.agent import Memories, make_agent
 from jtrpo.training.config import Hyperparams, TrainConfig, as_arrays
 from jtrpo.training.critic import CriticInfo, explained_variance, fit_critic, init_critic_optimizer
 from jtrpo.training.gauss_newton import fit_gauss_newton
@@ -28,6 +31,7 @@ from jtrpo.training.normalization import (
 from jtrpo.training.report import OnUpdate, make_report
 from jtrpo.training.reuse import empty_window, slide_window
 from jtrpo.training.rollout import (
+    Actor,
     EpisodeSummary,
     RolloutState,
     Trajectory,
@@ -40,6 +44,7 @@ from jtrpo.training.rollout import (
     staggered,
     strong,
 )
+from jtrpo.training.vine import action_values, branch_actions, rollout_set, standing_at
 
 GAUSS_NEWTON_DAMPING = 1e-2
 """Of the Gauss-Newton critic, whose trust region does most of the work."""
@@ -148,6 +153,10 @@ def _build(config: TrainConfig) -> tuple[Trainer, Callable[[TrainState], Traject
     agent = make_agent(config)
     hold_noise = config.gsde_interval if config.box_distribution == "gsde" else 1
     sequence_length = 1 if config.memory is None else config.num_steps
+    vine = config.sampling == "vine"
+    objective: Objective = likelihood_ratio
+    if vine:
+        objective = all_actions_objective if config.tries_all_actions else self_normalized_objective
 
     def init(key: PRNGKeyArray, hyperparams: Hyperparams = Hyperparams()) -> TrainState:
         hyperparams = as_arrays(hyperparams.check())
@@ -176,12 +185,14 @@ def _build(config: TrainConfig) -> tuple[Trainer, Callable[[TrainState], Traject
         return state
 
     def step(state: TrainState) -> tuple[TrainState, Metrics]:
-        key, rollout_key, critic_key = step_keys(state)
+        key, rollout_key, critic_key, vine_key = step_keys(state)
         base, numbers = state.hyperparams, numbers_in_force(config, state.hyperparams, state.update)
         state = state._replace(key=key, hyperparams=numbers)
         state, trajectory, episodes = collect_trajectories(state, rollout_key)
         state, recent = recall(state, trajectory)
         state, batch, target, variance_explained = estimate_advantages(state, recent)
+        if vine:
+            batch = branch(state, trajectory, batch, vine_key)
         state, policy_info = improve_policy(state, batch)
         state, critic_loss, fitted = improve_critic(state, recent, target, critic_key)
         state = learn_statistics(state, trajectory)
@@ -190,15 +201,24 @@ def _build(config: TrainConfig) -> tuple[Trainer, Callable[[TrainState], Traject
         return state, Metrics(timesteps_after(state), numbers, episodes, policy_info, critic_info)
 
     def step_keys(state: TrainState) -> PRNGKeyArray:
-        return jax.random.split(state.key, 3)
+        return jax.random.split(state.key, 4)
 
     def next_trajectory(state: TrainState) -> Trajectory:
         return collect_trajectories(state, step_keys(state)[1])[1]
 
+    def actor(state: TrainState) -> Actor:
+        def policy_and_critic(observation: PyTree, memory: Memories) -> tuple[Distribution, Memories]:
+            distribution, after = agent.policy(state, observation, memory)
+            _, critic_after = agent.value(state, observation, memory)
+            return distribution, after._replace(critic=critic_after.critic)
+
+        # Branches end in the critic's value, and so they take the critic's memory along.
+        return policy_and_critic if vine else partial(agent.policy, state)
+
     def collect_trajectories(state: TrainState, key: PRNGKeyArray) -> tuple[TrainState, Trajectory, EpisodeSummary]:
         collect_key, renew_key = jax.random.split(key)
         env_state, trajectory, episodes = collect(
-            environment, partial(agent.policy, state), state.env_state, collect_key, config.num_steps, hold_noise
+            environment, actor(state), state.env_state, collect_key, config.num_steps, hold_noise, vine
         )
         cut = broken(env_state)
         if max_episode_steps is not None and config.num_steps < max_episode_steps:
@@ -217,8 +237,7 @@ def _build(config: TrainConfig) -> tuple[Trainer, Callable[[TrainState], Traject
         # A sample that is not finite takes its update with it, even where a network or a clip would hide it.
         seen = (trajectory.observation, trajectory.final_observation)
         reward = jnp.where(finite(seen, trajectory.reward.shape), trajectory.reward, jnp.nan)
-        if config.scale_rewards:
-            reward = reward / standard_deviation(state.return_statistics)
+        reward = reward / reward_scale(state)
         advantage, target = gae(
             reward,
             value,
@@ -236,12 +255,39 @@ def _build(config: TrainConfig) -> tuple[Trainer, Callable[[TrainState], Traject
         batch = Batch(agent.policy_sees(state, trajectory), *samples)
         return state, batch, agent.flatten(target), explained_variance(value[:, newest], target[:, newest])
 
+    def reward_scale(state: TrainState) -> float | Float[Array, ""]:
+        return standard_deviation(state.return_statistics) if config.scale_rewards else 1.0
+
+    def branch(state: TrainState, trunk: Trajectory, batch: Batch, key: PRNGKeyArray) -> Batch:
+        choice_key, action_key, branch_key = jax.random.split(key, 3)
+        error = jnp.abs(batch.advantage) if config.vine_choice == "value_error" else None
+        roots, weight = rollout_set(agent.flatten(trunk._replace(memory=())), choice_key, config.vine_states, error)
+        root = standing_at(roots)
+        distribution, _ = agent.policy(state, root.observation, root.memory)
+        action = branch_actions(
+            environment.action_space, distribution, action_key, config.branches, config.tries_all_actions
+        )
+        value = action_values(
+            environment,
+            actor(state),
+            lambda observation, memory: agent.value(state, observation, memory)[0],
+            root,
+            action,
+            branch_key,
+            length=config.vine_length,
+            gamma=state.hyperparams.gamma,
+            reward_scale=reward_scale(state),
+            hold_noise=hold_noise,
+        )
+        return Batch(agent.policy_sees(state, roots), action, value, log_prob_of_each(distribution, action), weight)
+
     def improve_policy(state: TrainState, batch: Batch) -> tuple[TrainState, TRPOInfo]:
         numbers = state.hyperparams
         params, info = trpo_update(
             agent.policy_network,
             state.policy_params,
             batch,
+            objective=objective,
             max_kl=numbers.max_kl,
             cg_iterations=config.cg_iterations,
             cg_damping=numbers.cg_damping,
@@ -253,7 +299,7 @@ def _build(config: TrainConfig) -> tuple[Trainer, Callable[[TrainState], Traject
             normalize_advantage=config.normalize_advantages,
             constraint=config.constraint,
             preconditioner=config.preconditioner,
-            sequence_length=sequence_length,
+            sequence_length=1 if vine else sequence_length,
         )
         return state._replace(policy_params=params), info
 
