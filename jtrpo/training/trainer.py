@@ -11,12 +11,11 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from jtrpo.core.advantage import gae
 from jtrpo.core.batch import Batch
-from jtrpo.core.distributions import Distribution
 from jtrpo.core.objective import Objective, likelihood_ratio
 from jtrpo.core.trpo import TRPOInfo, trpo_update
 from jtrpo.core.vine import all_actions_objective, log_prob_of_each, self_normalized_objective
 from jtrpo.training.adaptation import adapt, numbers_in_force
-from jtrpo.training.agent import Memories, make_agent
+from jtrpo.training.agent import make_agent
 from jtrpo.training.config import Hyperparams, TrainConfig, as_arrays
 from jtrpo.training.critic import CriticInfo, explained_variance, fit_critic, init_critic_optimizer
 from jtrpo.training.gauss_newton import fit_gauss_newton
@@ -44,7 +43,7 @@ from jtrpo.training.rollout import (
     staggered,
     strong,
 )
-from jtrpo.training.vine import action_values, branch_actions, rollout_set, standing_at
+from jtrpo.training.vine import action_values, branch_actions, policy_and_critic, rollout_set, standing_at
 
 GAUSS_NEWTON_DAMPING = 1e-2
 """Of the Gauss-Newton critic, whose trust region does most of the work."""
@@ -207,13 +206,7 @@ def _build(config: TrainConfig) -> tuple[Trainer, Callable[[TrainState], Traject
         return collect_trajectories(state, step_keys(state)[1])[1]
 
     def actor(state: TrainState) -> Actor:
-        def policy_and_critic(observation: PyTree, memory: Memories) -> tuple[Distribution, Memories]:
-            distribution, after = agent.policy(state, observation, memory)
-            _, critic_after = agent.value(state, observation, memory)
-            return distribution, after._replace(critic=critic_after.critic)
-
-        # Branches end in the critic's value, and so they take the critic's memory along.
-        return policy_and_critic if vine else partial(agent.policy, state)
+        return partial(policy_and_critic, agent, state) if vine else partial(agent.policy, state)
 
     def collect_trajectories(state: TrainState, key: PRNGKeyArray) -> tuple[TrainState, Trajectory, EpisodeSummary]:
         collect_key, renew_key = jax.random.split(key)

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from jtrpo.core.distributions import Distribution
 from jtrpo.envs.protocol import Environment
+from jtrpo.training.agent import Agent, Learned, Memories
 from jtrpo.training.rollout import Actor, RolloutState, Trajectory, act, expand, finite
 
 
@@ -49,6 +50,15 @@ def standing_at(roots: Trajectory) -> RolloutState:
     """Where the environments stood before each root: their states, clocks and memories as they were."""
     start: RolloutState = jax.tree.map(lambda x: x[0], roots.start)
     return start._replace(observation=jax.tree.map(lambda x: x[0], roots.observation))
+
+
+def policy_and_critic(
+    agent: Agent, state: Learned, observation: PyTree, memory: Memories
+) -> tuple[Distribution, Memories]:
+    """Policy that takes the critic's memory along as well, for branches that end in the critic's value."""
+    distribution, after = agent.policy(state, observation, memory)
+    _, critic_after = agent.value(state, observation, memory)
+    return distribution, after._replace(critic=critic_after.critic)
 
 
 def branch_actions(
