@@ -317,7 +317,7 @@ def test_every_simulated_step_counts(space):
 
     class Counted(probes.MatchObservation):
         def step(self, key, state, action):
-            jax.debug.callback(lambda _: calls.append(1), state)
+            jax.debug.callback(lambda _: calls.append(1), action)
             return super().step(key, state, action)
 
     config = jtrpo.TrainConfig(Counted(space), 1000, **settings())
