@@ -3,10 +3,11 @@
     python -m benchmarks.vine --seeds 20 --out vine.json
     python -m benchmarks.vine --table vine.json vine.md
 
-For each environment vine meets two kinds of single path: with the settings that ship, and with quick ones, which reuse no samples
-and take their products on a tenth of the batch. Each has as many simulated steps as vine, the branches' included, and then the
-budget that takes as long as vine did. Time is processor time of the compiled training, which other programs on the machine disturb
-less than the clock on the wall. Per seed: returns over 128 episodes, with the most probable and with sampled actions.
+For each environment vine meets two kinds of single path: with the settings that ship, and with quick ones, which reuse no
+samples and take their products on a tenth of the batch. Each has as many simulated steps as vine, the branches' included, and
+then the budget that takes as long as vine did. Time is processor time of the compiled training, which other programs on the
+machine disturb less than the clock on the wall. Per seed: returns over 128 episodes, with the most probable and with sampled
+actions.
 """
 
 import argparse

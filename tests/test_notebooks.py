@@ -73,6 +73,7 @@ def test_there_are_notebooks():
         "compose",
         "does_the_line_search_matter",
         "hyperparameters",
+        "vine",
     }
 
 
