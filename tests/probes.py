@@ -119,3 +119,82 @@ class Counting(gymnasium.Env):
 
 def counting(lengths, mode):
     return SyncVectorEnv([lambda length=length: Counting(length) for length in lengths], autoreset_mode=mode)
+
+
+class TabularMDP:
+    """Three states, two actions, and an end: known transitions, rewards and policy, hence known values, all in float64.
+
+    Next states are drawn by one uniform number and the inverse distribution function, so that under common random numbers
+    branches move together.
+    """
+
+    observation_space = spaces.Box(0.0, 1.0, (3,), np.float32)
+    action_space = DISCRETE
+    transition = np.array(  # [state, action, next state], the last of which is the end
+        [
+            [[0.5, 0.3, 0.1, 0.1], [0.4, 0.3, 0.2, 0.1]],
+            [[0.2, 0.5, 0.2, 0.1], [0.1, 0.5, 0.3, 0.1]],
+            [[0.0, 0.2, 0.6, 0.2], [0.3, 0.1, 0.6, 0.0]],
+        ]
+    )
+    reward = np.array([[0.0, -1.0], [1.0, 0.5], [4.0, 2.0]])
+    start = np.array([0.5, 0.3, 0.2])
+
+    def __init__(self, gamma, logits=None):
+        self.gamma = gamma
+        self.logits = np.array([[0.2, -0.4], [0.5, 0.0], [-0.3, 0.3]]) if logits is None else logits
+
+    def policy(self):
+        odds = np.exp(self.logits)
+        return odds / odds.sum(axis=1, keepdims=True)
+
+    def value(self):
+        policy = self.policy()
+        moves = np.einsum("sa,sax->sx", policy, self.transition[..., :3])
+        return np.linalg.solve(np.eye(3) - self.gamma * moves, (policy * self.reward).sum(axis=1))
+
+    def action_value(self):
+        return self.reward + self.gamma * self.transition[..., :3] @ self.value()
+
+    def expected_return(self):
+        return self.start @ self.value()
+
+    def visits(self):
+        """Discounted visits of each state."""
+        moves = np.einsum("sa,sax->sx", self.policy(), self.transition[..., :3])
+        return np.linalg.solve(np.eye(3) - self.gamma * moves.T, self.start)
+
+    def policy_gradient(self):
+        """Derivative of the expected return by the logits, by central differences of the exact solution."""
+        gradient, step = np.zeros((3, 2)), 1e-4
+        for index in np.ndindex(3, 2):
+            ends = []
+            for multiple in (-2, -1, 1, 2):
+                moved = self.logits.copy()
+                moved[index] += multiple * step
+                ends.append(TabularMDP(self.gamma, moved).expected_return())
+            gradient[index] = (ends[0] - 8 * ends[1] + 8 * ends[2] - ends[3]) / (12 * step)
+        return gradient
+
+    def reset(self, key):
+        state = jax.random.choice(key, 3, p=jnp.asarray(self.start))
+        return self.observe(state), state
+
+    def observe(self, state):
+        return jax.nn.one_hot(state, 3)
+
+    def step(self, key, state, action):
+        move_key, reset_key = jax.random.split(key)
+        edges = jnp.cumsum(jnp.asarray(self.transition), axis=-1)[state, action]
+        following = jnp.sum(jax.random.uniform(move_key) >= edges[:3]).astype(state.dtype)
+        ended = following == 3
+        fresh, fresh_state = self.reset(reset_key)
+        final = self.observe(following)
+        return EnvStep(
+            observation=jnp.where(ended, fresh, final),
+            state=jnp.where(ended, fresh_state, following),
+            reward=jnp.asarray(self.reward)[state, action],
+            terminated=ended,
+            truncated=jnp.bool_(False),
+            final_observation=final,
+        )

@@ -75,6 +75,7 @@ def test_there_are_notebooks():
         "hyperparameters",
         "accelerator",
         "diagnose",
+        "vine",
     }
 
 

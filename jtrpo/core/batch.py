@@ -11,6 +11,9 @@ from jaxtyping import Array, Float, PyTree
 class Batch(NamedTuple):
     """Samples collected by one behaviour policy, with a leading axis ``B``.
 
+    For an objective of several actions per state (see :mod:`jtrpo.core.vine`), ``action``, ``advantage`` and ``log_prob`` have a
+    second axis ``K``.
+
     Attributes:
         observation: any pytree of arrays, ``[B, ...]`` each.
         action: any pytree of arrays, ``[B, ...]`` each, as sampled (before any clipping by the environment).
@@ -22,19 +25,24 @@ class Batch(NamedTuple):
 
     observation: PyTree
     action: PyTree
-    advantage: Float[Array, " B"]
-    log_prob: Float[Array, " B"] | None = None
+    advantage: Float[Array, "B ..."]
+    log_prob: Float[Array, "B ..."] | None = None
     weight: Float[Array, " B"] | None = None
 
 
-def check_batch(batch: Batch) -> int:
-    """Return ``B``, or raise ``ValueError`` naming the entry whose leading axis differs from the advantage's."""
-    if jnp.ndim(batch.advantage) != 1:
+def check_batch(batch: Batch, *, branched: bool = False) -> int:
+    """Return ``B``, or raise ``ValueError`` naming the entry whose leading axes differ from the advantage's.
+
+    Args:
+        batch: what to check.
+        branched: whether the objective may be one of several actions per state, ``[B, K]``.
+    """
+    if jnp.ndim(batch.advantage) != 1 and not (branched and jnp.ndim(batch.advantage) == 2):
         raise ValueError(
             f"batch.advantage must have shape [B], got {jnp.shape(batch.advantage)}; flatten time and environments into one axis"
         )
-    size = jnp.shape(batch.advantage)[0]
-    if size == 0:
+    size, *branches = shape = jnp.shape(batch.advantage)
+    if 0 in shape:
         raise ValueError("batch.advantage is empty; an update needs at least one sample")
     for path, leaf in jax.tree_util.tree_flatten_with_path(batch._asdict())[0]:
         if jnp.ndim(leaf) == 0 or jnp.shape(leaf)[0] != size:
@@ -42,10 +50,15 @@ def check_batch(batch: Batch) -> int:
             raise ValueError(
                 f"batch.{name} must have the leading axis B = {size} of batch.advantage, got shape {jnp.shape(leaf)}"
             )
-    for name in ("log_prob", "weight"):
+    for name, wanted in (("log_prob", list(shape)), ("weight", [size])):
         value = getattr(batch, name)
-        if value is not None and jnp.ndim(value) != 1:
-            raise ValueError(f"batch.{name} must have shape [{size}], got {jnp.shape(value)}")
+        if value is not None and list(jnp.shape(value)) != wanted:
+            raise ValueError(f"batch.{name} must have shape {wanted}, got {jnp.shape(value)}")
+    for leaf in jax.tree.leaves(batch.action) if branches else ():
+        if list(jnp.shape(leaf)[1:2]) != branches:
+            raise ValueError(
+                f"batch.action must have the leading axes [B, K] = {list(shape)} of batch.advantage, got shape {jnp.shape(leaf)}"
+            )
     return size
 
 

@@ -1,10 +1,15 @@
 """The surrogate objective and the divergence that bounds it (Schulman et al. 2015, equations 12 to 14)."""
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jtrpo.core.batch import Batch, mean_weights, sum_over, weighted_sum
 from jtrpo.core.distributions import Distribution
+
+Objective = Callable[[Distribution, Batch], Float[Array, " B"]]
+"""What each state contributes to the objective: ``(pi(. | batch.observation), batch) -> [B]``."""
 
 
 def surrogate(
@@ -44,10 +49,18 @@ def mean_kl(
     return sum_over(weighted_sum(divergence, weight), axis_name)
 
 
+def likelihood_ratio(distribution: Distribution, batch: Batch) -> Float[Array, " B"]:
+    """``r A`` of each sample."""
+    assert batch.log_prob is not None
+    return jnp.exp(distribution.log_prob(batch.action) - batch.log_prob) * batch.advantage
+
+
 def local_surrogate(
-    distribution: Distribution, batch: Batch, weight: Float[Array, " B"], entropy_coefficient: float | Float[Array, ""]
+    distribution: Distribution,
+    batch: Batch,
+    weight: Float[Array, " B"],
+    entropy_coefficient: float | Float[Array, ""],
+    objective: Objective = likelihood_ratio,
 ) -> Float[Array, ""]:
     """Part of :func:`surrogate` that this device's samples contribute; ``weight`` sums to one over all devices."""
-    assert batch.log_prob is not None
-    ratio = jnp.exp(distribution.log_prob(batch.action) - batch.log_prob)
-    return weighted_sum(ratio * batch.advantage + entropy_coefficient * distribution.entropy(), weight)
+    return weighted_sum(objective(distribution, batch) + entropy_coefficient * distribution.entropy(), weight)

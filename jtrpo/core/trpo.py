@@ -23,7 +23,8 @@ from jtrpo.core.diagonal import diagonal_preconditioner
 from jtrpo.core.distributions import Distribution
 from jtrpo.core.fisher import Policy, check_distribution, fisher_operator, linearize_policy, sample_curvature
 from jtrpo.core.line_search import Evaluation, UpdateStatus, line_search
-from jtrpo.core.objective import local_surrogate
+from jtrpo.core.objective import Objective, likelihood_ratio, local_surrogate
+from jtrpo.core.vine import log_prob_of_each, normalize_values
 
 
 class TRPOInfo(NamedTuple):
@@ -67,6 +68,7 @@ def trpo_update(
     params: PyTree,
     batch: Batch,
     *,
+    objective: Objective = likelihood_ratio,
     max_kl: float | Float[Array, ""] = 0.01,
     cg_iterations: int | Int[Array, ""] = 10,
     cg_damping: float | Float[Array, ""] = 0.1,
@@ -93,6 +95,9 @@ def trpo_update(
         policy: pure function ``(params, observation) -> distribution``, from any network library.
         params: any pytree of floating-point arrays: the parameters that collected the batch.
         batch: samples with leading axis ``B``, see :class:`Batch`.
+        objective: pure function ``(distribution, batch) -> [B]``, whose mean over the batch takes the place of mean(r A);
+            for several actions per state :func:`jtrpo.core.vine.all_actions_objective` or
+            :func:`jtrpo.core.vine.self_normalized_objective`. Static.
         max_kl: trust region delta, in nats.
         cg_iterations: most Fisher-vector products.
         cg_damping: damping, added to the Fisher matrix's diagonal.
@@ -102,7 +107,8 @@ def trpo_update(
         entropy_coefficient: weight of the entropy bonus.
         fisher_fraction: share of the batch, spread over it, on which Fisher products are taken; all else uses the whole batch.
             Static.
-        normalize_advantage: use (A - mean) / (std + 1e-8) over the valid samples. Static.
+        normalize_advantage: use (A - mean) / (std + 1e-8) over the valid samples; with several actions per state, the mean is
+            the state's own. Static.
         constraint: what ``max_kl`` bounds: ``"kl"``, the mean KL over the samples; ``"kl_max"``, the largest (the paper's
             "max KL" ablation); ``"none"``, nothing: the full step is taken without a search, the natural policy gradient
             (truncated, where conjugate gradients stop before they converge). Static.
@@ -122,7 +128,8 @@ def trpo_update(
     Source: Schulman et al. 2015, Trust Region Policy Optimization, https://arxiv.org/abs/1502.05477, section 6 and
     appendix C.
     """
-    size = check_batch(batch)
+    branched = jnp.ndim(batch.advantage) == 2
+    size = check_batch(batch, branched=objective is not likelihood_ratio)
     check_number("max_kl", max_kl, above=0, scalar=True)
     check_count("cg_iterations", cg_iterations, at_least=1)
     check_number("cg_damping", cg_damping, at_least=0, scalar=True)
@@ -135,7 +142,8 @@ def trpo_update(
     check_static("normalize_advantage", normalize_advantage, bool)
     check_choice("constraint", constraint, ("kl", "kl_max", "none"))
     if not callable(preconditioner):
-        check_choice("preconditioner", preconditioner, (None, "diagonal"))
+        # The diagonal is estimated from one sampled action per state.
+        check_choice("preconditioner", preconditioner, (None,) if branched else (None, "diagonal"))
     check_static("sequence_length", sequence_length, int)
     check_count("sequence_length", sequence_length, at_least=1)
     if size % sequence_length:
@@ -154,15 +162,17 @@ def trpo_update(
         )
     weight = mean_weights(batch.weight, size, axis_name)
     if batch.log_prob is None:
-        batch = batch._replace(log_prob=old.log_prob(batch.action))
+        log_prob = log_prob_of_each(old, batch.action) if branched else old.log_prob(batch.action)
+        batch = batch._replace(log_prob=log_prob)
     # A stored log_prob of +inf would pass as a ratio of zero, so the check is on the entries themselves.
     broken = sum_over(jnp.sum(~jnp.isfinite(jnp.asarray(batch.log_prob))), axis_name) > 0
     if normalize_advantage:
-        batch = batch._replace(advantage=normalize_advantages(batch.advantage, weight, axis_name))
+        normalize = normalize_values if branched else normalize_advantages
+        batch = batch._replace(advantage=normalize(batch.advantage, weight, axis_name))
 
     # Gradient of the objective, through the distribution's parameters.
-    local_objective, slope = jax.value_and_grad(local_surrogate)(old, batch, weight, entropy_coefficient)
-    objective, gradient = sum_over((local_objective, linear.vjp(slope)), axis_name)
+    local_value, slope = jax.value_and_grad(local_surrogate)(old, batch, weight, entropy_coefficient, objective)
+    value, gradient = sum_over((local_value, linear.vjp(slope)), axis_name)
 
     # Search direction: the natural gradient.
     action, fisher_weight = batch.action, weight
@@ -192,7 +202,7 @@ def trpo_update(
     gradient_squared, step_squared = tree_dot(gradient, gradient), tree_dot(full_step, full_step)
     obstacle = jnp.select(
         [
-            broken | ~(jnp.isfinite(objective) & jnp.isfinite(gradient_squared)),
+            broken | ~(jnp.isfinite(value) & jnp.isfinite(gradient_squared)),
             gradient_squared == 0,
             ~((cg.curvature > 0) & (reach > 0) & jnp.isfinite(reach) & jnp.isfinite(step_squared)),
         ],
@@ -204,14 +214,14 @@ def trpo_update(
     def evaluate(candidate: PyTree) -> Evaluation:
         new: Distribution = check_distribution(policy(candidate, batch.observation))
         divergence = old.kl(new)
-        local = local_surrogate(new, batch, weight, entropy_coefficient)
+        local = local_surrogate(new, batch, weight, entropy_coefficient, objective)
         sums = (local, weighted_sum(divergence, weight), weighted_sum(new.entropy(), weight))
-        objective, kl, entropy = sum_over(sums, axis_name)
-        measured = Evaluation(objective, kl, _max_over(divergence, weight, axis_name), entropy)
+        new_value, kl, entropy = sum_over(sums, axis_name)
+        measured = Evaluation(new_value, kl, _max_over(divergence, weight, axis_name), entropy)
         return jax.tree.map(lambda value, first: value.astype(first.dtype), measured, start)
 
-    zero = jnp.zeros_like(objective)
-    start = Evaluation(objective, zero, zero, sum_over(weighted_sum(old.entropy(), weight), axis_name))
+    zero = jnp.zeros_like(value)
+    start = Evaluation(value, zero, zero, sum_over(weighted_sum(old.entropy(), weight), axis_name))
     params, search = line_search(
         evaluate,
         params,
@@ -227,7 +237,7 @@ def trpo_update(
     status = jnp.where(obstacle == UpdateStatus.ACCEPTED, search.status, obstacle).astype(jnp.int32)
     taken = search.evaluation
     return params, TRPOInfo(
-        objective_before=objective,
+        objective_before=value,
         objective_after=taken.objective,
         predicted_improvement=jnp.where(search.fraction > 0, search.fraction * tree_dot(gradient, full_step), 0.0),
         kl=taken.kl,

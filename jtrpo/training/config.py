@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import jax
+from gymnasium import spaces
 from jaxtyping import Array, Float, Int
 
 from jtrpo.core.check import check_choice, check_count, check_number, check_static
@@ -14,7 +15,7 @@ from jtrpo.envs.protocol import Environment
 from jtrpo.envs.resolve import resolve
 from jtrpo.networks.heads import BOX_DISTRIBUTIONS, check_action_space
 from jtrpo.networks.recurrent import CELLS
-from jtrpo.networks.torso import ACTIVATIONS, check_observation_space
+from jtrpo.networks.torso import ACTION_MASK, ACTIVATIONS, check_observation_space
 
 Number = float | Float[Array, "..."]
 
@@ -112,6 +113,13 @@ class TrainConfig:
         num_steps: steps of each environment per update; the batch is ``num_envs * num_steps``.
         reuse: collections that each update learns from: the newest and the ``reuse - 1`` before it, with importance ratios. More
             learning from the same steps, at ``reuse`` times the cost of an update.
+        sampling: ``"single_path"``, or ``"vine"``: the policy learns from branches of the trajectories instead of from the
+            trajectories, see :mod:`jtrpo.training.vine`. Their steps count in the budget.
+        vine_states: states of each collection from which ``"vine"`` branches.
+        vine_branches: actions that it tries in each of them: samples of the policy, or every action of a Discrete space of no
+            more than so many and without a mask.
+        vine_length: steps of each branch; the critic's value follows.
+        vine_choice: ``"uniform"`` over the collection, or ``"value_error"``: more often where the critic was wrong.
         hidden_sizes: width of each hidden layer of the policy and of the critic.
         activation: ``"tanh"``, ``"relu"``, ``"elu"``, ``"gelu"`` or ``"silu"``.
         memory: recurrent layer after the hidden ones, of the last one's width: ``None``, ``"gru"`` or ``"lstm"``.
@@ -151,6 +159,11 @@ class TrainConfig:
     num_envs: int = 64
     num_steps: int = 32
     reuse: int = 1
+    sampling: str = "single_path"
+    vine_states: int = 64
+    vine_branches: int = 8
+    vine_length: int = 16
+    vine_choice: str = "uniform"
     hidden_sizes: tuple[int, ...] = (64, 64)
     activation: str = "tanh"
     memory: str | None = None
@@ -178,10 +191,12 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in (
             "total_timesteps", "num_envs", "num_steps", "reuse", "cg_iterations", "max_backtracks", "critic_epochs",
-            "critic_minibatches", "gsde_interval",
+            "critic_minibatches", "gsde_interval", "vine_states", "vine_length",
         ):  # fmt: skip
             check_count(name, getattr(self, name), at_least=1)
             object.__setattr__(self, name, int(getattr(self, name)))  # from NumPy's kinds, which cannot be hashed
+        check_count("vine_branches", self.vine_branches, at_least=2)
+        object.__setattr__(self, "vine_branches", int(self.vine_branches))
         for name in (
             "shared_torso", "normalize_observations", "scale_rewards", "normalize_advantages", "normalize_values"
         ):  # fmt: skip
@@ -199,6 +214,8 @@ class TrainConfig:
         check_choice("constraint", self.constraint, ("kl", "kl_max", "none"))
         check_choice("preconditioner", self.preconditioner, (None, "diagonal"))
         check_choice("critic", self.critic, ("adam", "gauss_newton"))
+        check_choice("sampling", self.sampling, ("single_path", "vine"))
+        check_choice("vine_choice", self.vine_choice, ("uniform", "value_error"))
         self._check_numbers_that_change()
         for name, bounds in (
             ("initial_log_std", {}),
@@ -212,16 +229,18 @@ class TrainConfig:
                 f"critic_minibatches must divide num_envs = {self.num_envs} with memory={self.memory!r}, since sequences stay "
                 f"whole; got {self.critic_minibatches}"
             )
-        if self.batch_size % self.critic_minibatches:
+        if self.trunk_size % self.critic_minibatches:
             raise ValueError(
                 f"critic_minibatches must divide the batch num_envs * num_steps = {self.num_envs} * {self.num_steps} = "
-                f"{self.batch_size}; got {self.critic_minibatches}"
+                f"{self.trunk_size}; got {self.critic_minibatches}"
             )
         given = self.environment.num_envs if isinstance(self.environment, HostEnvironment) else None
         if given is not None and given != self.num_envs:
             raise ValueError(f"num_envs must be that of the vector environment, {given}; got {self.num_envs}")
         check_observation_space(self.environment.observation_space)
         check_action_space(self.environment.action_space, self.environment.observation_space)
+        if self.sampling == "vine":
+            self._check_vine()
 
     def _check_numbers_that_change(self) -> None:
         for field, choices in (("adapt", ADAPTIVE), ("anneal", ANNEALED)):
@@ -244,15 +263,67 @@ class TrainConfig:
             if changing.count(name) > 1:
                 raise ValueError(f"{name} is named more than once among adapt, anneal and schedules; choose one")
 
+    def _check_vine(self) -> None:
+        if isinstance(self.environment, HostEnvironment):
+            raise ValueError(
+                f"sampling='vine' goes back to states, which {self.environment} cannot be set to; use an environment in JAX"
+            )
+        if self.reuse != 1 or self.preconditioner is not None:
+            raise ValueError(
+                "sampling='vine' learns from the newest branches only and without a preconditioner: it needs reuse=1 and "
+                f"preconditioner=None; got reuse={self.reuse} and preconditioner={self.preconditioner!r}"
+            )
+        trunk = f"num_envs * num_steps = {self.num_envs} * {self.num_steps} = {self.trunk_size:,}"
+        if self.vine_states > self.trunk_size:
+            raise ValueError(
+                f"vine_states must be at most the states of a collection, {trunk}; got {self.vine_states:,}: lower it, or "
+                "collect more"
+            )
+        limit = getattr(self.environment, "max_episode_steps", None)
+        if limit is not None and self.vine_length > limit:
+            raise ValueError(
+                f"vine_length must be at most the environment's limit of {limit:,} steps an episode; got {self.vine_length:,}"
+            )
+        if self.batch_size > self.total_timesteps:
+            branches = f"{self.vine_states:,} * {self.branches} * {self.vine_length:,} = {self.branch_steps:,}"
+            raise ValueError(
+                f"one update with sampling='vine' takes {trunk} steps and vine_states * branches * vine_length = {branches} "
+                f"more, {self.batch_size:,} in all, and total_timesteps is {self.total_timesteps:,}; lower one of the factors or "
+                "raise total_timesteps"
+            )
+
     @cached_property
     def environment(self) -> Environment | HostEnvironment:
         """What ``env`` stands for."""
         return resolve(self.env)
 
     @property
-    def batch_size(self) -> int:
-        """Environment steps per update."""
+    def trunk_size(self) -> int:
+        """Steps of one collection, ``num_envs * num_steps``."""
         return self.num_envs * self.num_steps
+
+    @property
+    def tries_all_actions(self) -> bool:
+        """Whether ``"vine"`` branches with every action of the space once."""
+        action, observation = self.environment.action_space, self.environment.observation_space
+        masked = isinstance(observation, spaces.Dict) and ACTION_MASK in observation.spaces
+        return isinstance(action, spaces.Discrete) and not masked and int(action.n) <= self.vine_branches
+
+    @property
+    def branches(self) -> int:
+        """Actions that ``"vine"`` tries in each state."""
+        space = self.environment.action_space
+        return int(space.n) if isinstance(space, spaces.Discrete) and self.tries_all_actions else self.vine_branches
+
+    @property
+    def branch_steps(self) -> int:
+        """Environment steps that the branches of one update take; none without ``"vine"``."""
+        return self.vine_states * self.branches * self.vine_length if self.sampling == "vine" else 0
+
+    @property
+    def batch_size(self) -> int:
+        """Environment steps per update, the branches' included."""
+        return self.trunk_size + self.branch_steps
 
     @property
     def num_updates(self) -> int:

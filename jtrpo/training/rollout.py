@@ -46,6 +46,7 @@ class Trajectory(NamedTuple):
         truncated: the episode was cut off.
         final_observation: what really followed the action, before any reset.
         memory: what recurrent networks carried before the first step, ``[N, ...]`` each.
+        start: where each step began, all but the observation, ``[T, N, ...]`` each; ``()`` unless asked for.
     """
 
     observation: PyTree
@@ -56,6 +57,7 @@ class Trajectory(NamedTuple):
     truncated: Bool[Array, "T N"]
     final_observation: PyTree
     memory: PyTree = ()
+    start: PyTree = ()
 
     @property
     def done(self) -> Bool[Array, "T N"]:
@@ -96,6 +98,7 @@ def collect(
     key: PRNGKeyArray,
     num_steps: int,
     hold_noise: int = 1,
+    keep_start: bool = False,
 ) -> tuple[RolloutState, Trajectory, EpisodeSummary]:
     """Run the policy for ``num_steps`` in every environment; the key is consumed.
 
@@ -109,6 +112,7 @@ def collect(
         num_steps: steps in each environment.
         hold_noise: steps for which the key that samples actions is held; more than one only makes sense for a distribution
             whose noise depends on the state as well, such as :class:`StateDependentNoise`.
+        keep_start: keep where each step began, so that it can be gone back to.
     """
     num_envs = start.episode_length.shape[0]
 
@@ -119,34 +123,12 @@ def collect(
         action_key, env_key = keys
         distribution, memory = actor(state.observation, state.memory)
         action = distribution.sample(action_key)
-        log_prob = distribution.log_prob(action)
-        result = jax.vmap(environment.step)(
-            jax.random.split(env_key, num_envs),
-            state.env_state,
-            environment_action(environment.action_space, action),
-        )
-        check_step(environment.observation_space, result)
-        reward = jnp.asarray(result.reward, float)
-        done = result.terminated | result.truncated
-        episode_return, episode_length = state.episode_return + reward, state.episode_length + 1
-        totals = _add_finished(totals, done, episode_return, episode_length)
-        state = RolloutState(
-            result.state,
-            result.observation,
-            jnp.where(done, 0.0, episode_return),
-            jnp.where(done, 0, episode_length),
-            forget(memory, done),
-        )
-        record = Trajectory(
-            observation=carry[0].observation,
-            action=action,
-            log_prob=log_prob,
-            reward=reward,
-            terminated=result.terminated,
-            truncated=result.truncated,
-            final_observation=result.final_observation,
-        )
-        return (strong(state), totals), record
+        following, record = act(environment, state, memory, action, distribution.log_prob(action), env_key)
+        if keep_start:
+            record = record._replace(start=state._replace(observation=()))
+        episode_return, episode_length = state.episode_return + record.reward, state.episode_length + 1
+        totals = _add_finished(totals, record.done, episode_return, episode_length)
+        return (following, totals), record
 
     nothing = jnp.zeros((num_envs,))
     totals = (nothing.astype(jnp.int32), nothing, nothing + jnp.inf, nothing - jnp.inf, nothing.astype(jnp.int32))
@@ -155,6 +137,54 @@ def collect(
     keys = (jnp.repeat(action_keys, hold_noise)[:num_steps], jax.random.split(env_key, num_steps))
     (end, totals), trajectory = jax.lax.scan(step, (start, totals), keys)
     return end, trajectory._replace(memory=start.memory), _summarize(totals)
+
+
+def act(
+    environment: Environment,
+    state: RolloutState,
+    memory: PyTree,
+    action: PyTree,
+    log_prob: Float[Array, " N"],
+    key: PRNGKeyArray,
+) -> tuple[RolloutState, Trajectory]:
+    """Take one step in every environment; the key is consumed.
+
+    Args:
+        environment: what to act in.
+        state: where the environments stand.
+        memory: what recurrent networks carry after having seen the observation.
+        action: before the map into the action space.
+        log_prob: of the action, for the record.
+        key: consumed.
+
+    Returns:
+        ``(state, record)``, the record without a time axis.
+    """
+    result = jax.vmap(environment.step)(
+        jax.random.split(key, state.episode_length.shape[0]),
+        state.env_state,
+        environment_action(environment.action_space, action),
+    )
+    check_step(environment.observation_space, result)
+    reward = jnp.asarray(result.reward, float)
+    done = result.terminated | result.truncated
+    following = RolloutState(
+        result.state,
+        result.observation,
+        jnp.where(done, 0.0, state.episode_return + reward),
+        jnp.where(done, 0, state.episode_length + 1),
+        forget(memory, done),
+    )
+    record = Trajectory(
+        observation=state.observation,
+        action=action,
+        log_prob=log_prob,
+        reward=reward,
+        terminated=result.terminated,
+        truncated=result.truncated,
+        final_observation=result.final_observation,
+    )
+    return strong(following), record
 
 
 def staggered(trajectory: Trajectory, update: Int[Array, ""], max_episode_steps: int) -> Bool[Array, " N"]:

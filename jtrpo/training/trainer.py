@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +11,12 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from jtrpo.core.advantage import gae
 from jtrpo.core.batch import Batch
+from jtrpo.core.objective import Objective, likelihood_ratio
 from jtrpo.core.trpo import TRPOInfo, trpo_update
+from jtrpo.core.vine import all_actions_objective, log_prob_of_each, self_normalized_objective
 from jtrpo.envs.gymnasium import HostEnvironment
 from jtrpo.training.adaptation import adapt, numbers_in_force
-from jtrpo.training.agent import make_agent
+from jtrpo.training.agent import Agent, make_agent
 from jtrpo.training.config import Hyperparams, TrainConfig, as_arrays
 from jtrpo.training.critic import CriticInfo, explained_variance, fit_critic, init_critic_optimizer
 from jtrpo.training.gauss_newton import fit_gauss_newton
@@ -29,6 +31,7 @@ from jtrpo.training.normalization import (
 from jtrpo.training.report import OnUpdate, make_report
 from jtrpo.training.reuse import empty_window, slide_window
 from jtrpo.training.rollout import (
+    Actor,
     EpisodeSummary,
     RolloutState,
     Trajectory,
@@ -41,6 +44,7 @@ from jtrpo.training.rollout import (
     staggered,
     strong,
 )
+from jtrpo.training.vine import action_values, branch_actions, policy_and_critic, rollout_set, standing_at
 
 GAUSS_NEWTON_DAMPING = 1e-2
 """Of the Gauss-Newton critic, whose trust region does most of the work."""
@@ -163,6 +167,11 @@ def make_learner(config: TrainConfig) -> Learner:
     """
     agent = make_agent(config)
     sequence_length = 1 if config.memory is None else config.num_steps
+    vine = config.sampling == "vine"
+    environment: Any = config.environment  # which only the branches of "vine" act in, and those are never on the host
+    objective: Objective = likelihood_ratio
+    if vine:
+        objective = all_actions_objective if config.tries_all_actions else self_normalized_objective
 
     def init(key: PRNGKeyArray, hyperparams: Hyperparams, env_state: RolloutState, observation: PyTree) -> TrainState:
         policy_key, critic_key, _, key = jax.random.split(key, 4)
@@ -184,11 +193,13 @@ def make_learner(config: TrainConfig) -> Learner:
         )
 
     def learn(state: TrainState, trajectory: Trajectory, episodes: EpisodeSummary) -> tuple[TrainState, Metrics]:
-        key, _, critic_key = step_keys(state)
+        key, _, critic_key, vine_key = step_keys(state)
         base, numbers = state.hyperparams, numbers_in_force(config, state.hyperparams, state.update)
         state = state._replace(key=key, hyperparams=numbers)
         state, recent = recall(state, trajectory)
         state, batch, target, variance_explained = estimate_advantages(state, recent)
+        if vine:
+            batch = branch(state, trajectory, batch, vine_key)
         state, policy_info = improve_policy(state, batch)
         state, critic_loss, fitted = improve_critic(state, recent, target, critic_key)
         state = learn_statistics(state, trajectory)
@@ -207,8 +218,7 @@ def make_learner(config: TrainConfig) -> Learner:
         # A sample that is not finite takes its update with it, even where a network or a clip would hide it.
         seen = (trajectory.observation, trajectory.final_observation)
         reward = jnp.where(finite(seen, trajectory.reward.shape), trajectory.reward, jnp.nan)
-        if config.scale_rewards:
-            reward = reward / standard_deviation(state.return_statistics)
+        reward = reward / reward_scale(state)
         advantage, target = gae(
             reward,
             value,
@@ -226,12 +236,39 @@ def make_learner(config: TrainConfig) -> Learner:
         batch = Batch(agent.policy_sees(state, trajectory), *samples)
         return state, batch, agent.flatten(target), explained_variance(value[:, newest], target[:, newest])
 
+    def reward_scale(state: TrainState) -> float | Float[Array, ""]:
+        return standard_deviation(state.return_statistics) if config.scale_rewards else 1.0
+
+    def branch(state: TrainState, trunk: Trajectory, batch: Batch, key: PRNGKeyArray) -> Batch:
+        choice_key, action_key, branch_key = jax.random.split(key, 3)
+        error = jnp.abs(batch.advantage) if config.vine_choice == "value_error" else None
+        roots, weight = rollout_set(agent.flatten(trunk._replace(memory=())), choice_key, config.vine_states, error)
+        root = standing_at(roots)
+        distribution, _ = agent.policy(state, root.observation, root.memory)
+        action = branch_actions(
+            environment.action_space, distribution, action_key, config.branches, config.tries_all_actions
+        )
+        value = action_values(
+            environment,
+            _actor(config, agent, state),
+            lambda observation, memory: agent.value(state, observation, memory)[0],
+            root,
+            action,
+            branch_key,
+            length=config.vine_length,
+            gamma=state.hyperparams.gamma,
+            reward_scale=reward_scale(state),
+            hold_noise=_hold_noise(config),
+        )
+        return Batch(agent.policy_sees(state, roots), action, value, log_prob_of_each(distribution, action), weight)
+
     def improve_policy(state: TrainState, batch: Batch) -> tuple[TrainState, TRPOInfo]:
         numbers = state.hyperparams
         params, info = trpo_update(
             agent.policy_network,
             state.policy_params,
             batch,
+            objective=objective,
             max_kl=numbers.max_kl,
             cg_iterations=config.cg_iterations,
             cg_damping=numbers.cg_damping,
@@ -243,7 +280,7 @@ def make_learner(config: TrainConfig) -> Learner:
             normalize_advantage=config.normalize_advantages,
             constraint=config.constraint,
             preconditioner=config.preconditioner,
-            sequence_length=sequence_length,
+            sequence_length=1 if vine else sequence_length,
         )
         return state._replace(policy_params=params), info
 
@@ -312,8 +349,16 @@ def make_learner(config: TrainConfig) -> Learner:
 
 
 def step_keys(state: TrainState) -> PRNGKeyArray:
-    """Three keys: of the next state, of this one's collection and of its critic fit."""
-    return jax.random.split(state.key, 3)
+    """Four keys: of the next state, of this one's collection, of its critic fit and of its branches."""
+    return jax.random.split(state.key, 4)
+
+
+def _hold_noise(config: TrainConfig) -> int:
+    return config.gsde_interval if config.box_distribution == "gsde" else 1
+
+
+def _actor(config: TrainConfig, agent: Agent, state: TrainState) -> Actor:
+    return partial(policy_and_critic, agent, state) if config.sampling == "vine" else partial(agent.policy, state)
 
 
 def _build(config: TrainConfig) -> tuple[Trainer, Callable[[TrainState], Trajectory]]:
@@ -325,7 +370,7 @@ def _build(config: TrainConfig) -> tuple[Trainer, Callable[[TrainState], Traject
         )
     max_episode_steps = getattr(environment, "max_episode_steps", None)
     agent, learner = make_agent(config), make_learner(config)
-    hold_noise = config.gsde_interval if config.box_distribution == "gsde" else 1
+    hold_noise = _hold_noise(config)
 
     def init(key: PRNGKeyArray, hyperparams: Hyperparams = Hyperparams()) -> TrainState:
         hyperparams.check()
@@ -346,7 +391,13 @@ def _build(config: TrainConfig) -> tuple[Trainer, Callable[[TrainState], Traject
     def collect_trajectories(state: TrainState, key: PRNGKeyArray) -> tuple[TrainState, Trajectory, EpisodeSummary]:
         collect_key, renew_key = jax.random.split(key)
         env_state, trajectory, episodes = collect(
-            environment, partial(agent.policy, state), state.env_state, collect_key, config.num_steps, hold_noise
+            environment,
+            _actor(config, agent, state),
+            state.env_state,
+            collect_key,
+            config.num_steps,
+            hold_noise,
+            keep_start=config.sampling == "vine",
         )
         cut = broken(env_state)
         if max_episode_steps is not None and config.num_steps < max_episode_steps:

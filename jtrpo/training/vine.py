@@ -1,0 +1,154 @@
+"""Vine sampling: several short branches from the same states of a trunk of trajectories, with common random numbers."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from gymnasium import spaces
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
+
+from jtrpo.core.distributions import Distribution
+from jtrpo.envs.protocol import Environment
+from jtrpo.training.agent import Agent, Learned, Memories
+from jtrpo.training.rollout import Actor, RolloutState, Trajectory, act, expand, finite
+
+
+def rollout_set(
+    steps: Trajectory, key: PRNGKeyArray, num_states: int, importance: Float[Array, " B"] | None = None
+) -> tuple[Trajectory, Float[Array, " S"] | None]:
+    """Choose the states to branch from, with all that is needed to go back to them; the key is consumed.
+
+    Without ``importance``: uniform over the trunk, without replacement. With it: half of the draws are uniform, half are
+    proportional to it, p_i = 1 / (2 B) + importance_i / (2 sum importance), with replacement; the weights 1 / (B p_i), none above
+    two, keep the mean over the trunk unbiased.
+
+    Args:
+        steps: the trunk, ``[B, ...]`` each, its starts kept.
+        key: consumed.
+        num_states: how many, ``S``.
+        importance: non-negative; what is not finite counts as zero.
+
+    Returns:
+        ``(roots, weight)``: the chosen steps as trajectories of one step each, ``[1, S, ...]``, and their weights, ``None`` where
+        all are equal.
+    """
+    size = steps.reward.shape[0]
+    if importance is None:
+        index, weight = jax.random.choice(key, size, (num_states,), replace=False), None
+    else:
+        importance = jnp.where(jnp.isfinite(importance), importance, 0.0)
+        total = jnp.sum(importance)
+        share = jnp.where(total > 0, importance / jnp.where(total > 0, total, 1.0), 1.0 / size)
+        probability = 0.5 / size + 0.5 * share
+        index = jax.random.categorical(key, jnp.log(probability), shape=(num_states,))
+        weight = 1.0 / (size * probability[index])
+    roots = jax.tree.map(lambda x: jnp.take(x, index, axis=0)[None], steps)
+    return roots._replace(memory=standing_at(roots).memory), weight
+
+
+def standing_at(roots: Trajectory) -> RolloutState:
+    """Where the environments stood before each root: their states, clocks and memories as they were."""
+    start: RolloutState = jax.tree.map(lambda x: x[0], roots.start)
+    return start._replace(observation=jax.tree.map(lambda x: x[0], roots.observation))
+
+
+def policy_and_critic(
+    agent: Agent, state: Learned, observation: PyTree, memory: Memories
+) -> tuple[Distribution, Memories]:
+    """Policy that takes the critic's memory along as well, for branches that end in the critic's value."""
+    distribution, after = agent.policy(state, observation, memory)
+    _, critic_after = agent.value(state, observation, memory)
+    return distribution, after._replace(critic=critic_after.critic)
+
+
+def branch_actions(
+    space: spaces.Space, distribution: Distribution, key: PRNGKeyArray, branches: int, all_actions: bool
+) -> PyTree:
+    """First actions of the branches, ``[S, K, ...]``: every action of a Discrete space, or samples of the policy.
+
+    Args:
+        space: the action space.
+        distribution: the policy at the roots, ``[S]``.
+        key: consumed.
+        branches: how many, ``K``.
+        all_actions: every action once, in order; K is the size of the space.
+    """
+    if all_actions:
+        assert isinstance(space, spaces.Discrete)
+        num_states = jax.tree.leaves(distribution)[0].shape[0]
+        return jnp.broadcast_to(jnp.arange(branches)[None], (num_states, branches))
+    return jax.vmap(distribution.sample, out_axes=1)(jax.random.split(key, branches))
+
+
+def action_values(
+    environment: Environment,
+    actor: Actor,
+    value: Callable[[PyTree, PyTree], Float[Array, " S"]],
+    root: RolloutState,
+    action: PyTree,
+    key: PRNGKeyArray,
+    *,
+    length: int,
+    gamma: float | Float[Array, ""],
+    reward_scale: float | Float[Array, ""] = 1.0,
+    hold_noise: int = 1,
+    common_noise: bool = True,
+) -> Float[Array, "S K"]:
+    """Estimate Q(s, a_k) by one branch for each: a_k first, then the policy, then the critic; the key is consumed.
+
+    Q(s, a_k) = r_0 + gamma r_1 + ... + gamma^(n-1) r_(n-1) + gamma^n V(s_n)
+
+    with n the length, or the steps until the episode ended: no value follows a termination, and V of what really followed is
+    the bootstrap of a truncation. The branches of a state draw their actions and their environments' noise from the same keys
+    (common random numbers), so that what luck adds to all of them cancels in their differences; each branch by itself is
+    distributed as without.
+
+    Args:
+        environment: what to act in.
+        actor: the policy, which carries along whatever memory ``value`` needs.
+        value: V of observations, from the memory after the step before.
+        root: where to branch from; ``S`` states.
+        action: first actions, ``[S, K, ...]``.
+        key: consumed.
+        length: steps of each branch. All are simulated, even those after an episode's end, which do not count.
+        gamma: discount per step.
+        reward_scale: what rewards are divided by, so that they are in units of ``value``.
+        hold_noise: as in :func:`jtrpo.training.rollout.collect`.
+        common_noise: whether the branches of a state share their random numbers.
+
+    Source: Schulman et al. 2015, Trust Region Policy Optimization, https://arxiv.org/abs/1502.05477, section 5.2.
+    """
+
+    def branch(action: PyTree, key: PRNGKeyArray) -> Float[Array, " S"]:
+        def step(carry: tuple, inputs: tuple) -> tuple[tuple, None]:
+            state, running, discount, total, last = carry
+            is_first, action_key, env_key = inputs
+            distribution, memory = actor(state.observation, state.memory)
+            sampled = distribution.sample(action_key)
+            taken = jax.tree.map(lambda given, own: jnp.where(is_first, given, own), action, sampled)
+            following, record = act(environment, state, memory, taken, distribution.log_prob(taken), env_key)
+            # A number that is not finite reaches Q even where a network or a clip would hide it.
+            seen = (record.observation, record.final_observation)
+            reward = jnp.where(finite(seen, running.shape), record.reward / reward_scale, jnp.nan)
+            total = total + jnp.where(running, discount * reward, 0.0)
+            discount = jnp.where(running, gamma * discount, discount)
+            last = _where(running, (record.final_observation, memory, record.terminated), last)
+            return (following, running & ~record.done, discount, total, last), None
+
+        action_key, env_key = jax.random.split(key)
+        action_keys = jnp.repeat(jax.random.split(action_key, -(-length // hold_noise)), hold_noise)[:length]
+        inputs = (jnp.arange(length) == 0, action_keys, jax.random.split(env_key, length))
+        nothing = jnp.zeros_like(root.episode_return)
+        running = jnp.ones(nothing.shape, bool)
+        start = (root, running, nothing + 1.0, nothing, (root.observation, root.memory, ~running))
+        (_, _, discount, total, (final_observation, memory, terminated)), _ = jax.lax.scan(step, start, inputs)
+        return total + jnp.where(terminated, 0.0, discount * value(final_observation, memory))
+
+    if common_noise:
+        return jax.vmap(branch, in_axes=(1, None), out_axes=1)(action, key)
+    keys = jax.random.split(key, jax.tree.leaves(action)[0].shape[1])
+    return jax.vmap(branch, in_axes=(1, 0), out_axes=1)(action, keys)
+
+
+def _where(mask: Bool[Array, " S"], new: PyTree, old: PyTree) -> PyTree:
+    return jax.tree.map(lambda x, y: jnp.where(expand(mask, x.ndim), x, y), new, old)
