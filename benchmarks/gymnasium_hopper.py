@@ -80,7 +80,8 @@ def draw(found: dict, out: Path) -> None:
         "",
         f"`python -m benchmarks.gymnasium_hopper`, {found['versions']}, {result['timesteps']:,} steps of each seed. Settings as "
         f"rl-zoo3 has them: {settings}; the rest are the defaults. Returns of {EPISODES} whole episodes with the most likely "
-        "actions (mean and standard deviation), of sampled ones in the last fiftieth of the run, and the largest KL.",
+        "actions (mean and standard deviation), of sampled ones in the last fiftieth of the run, and the largest KL. Steps per "
+        "second with whatever else ran on the machine, learning included.",
         "",
         "| seed | return | return, sampled | largest KL | steps/s |",
         "|---|---|---|---|---|",

@@ -271,7 +271,7 @@ def collect_on_host(
         live.observation = result.observation
         live.episodes.add(result)
         done = result.terminated | result.truncated
-        memory = _forget(memory, done)
+        memory = _forget(memory, done | ~result.acted)
         unseen_end |= done & (row == num_steps)
         sample = np.flatnonzero(result.acted & (row < num_steps))
         ends = (result.terminated, result.truncated)
@@ -334,7 +334,7 @@ def play_on_host(
         if endless.any():
             live.observation = live.vector.renew(endless)
         total[done | endless], length[done | endless] = 0.0, 0
-        memory = _forget(memory, done | endless)
+        memory = _forget(memory, done | endless | ~result.acted)
         step += 1
     return np.array([each for returns in played for each in returns], jax.dtypes.canonicalize_dtype(float))
 
