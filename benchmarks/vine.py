@@ -36,8 +36,8 @@ MINATAR = {
 }
 SINGLE: dict[str, dict[str, Any]] = {
     "CartPole-v1": {"total_timesteps": 50_000},
-    "Acrobot-v1": {},
-    "Pendulum-v1": {},
+    "Acrobot-v1": {"total_timesteps": 50_000},
+    "Pendulum-v1": {"total_timesteps": 50_000},
     "Breakout-MinAtar": {**MINATAR, "num_steps": 32, "max_kl": 0.02},
     "SpaceInvaders-MinAtar": {**MINATAR, "num_steps": 32, "max_kl": 0.02},
 }
@@ -51,8 +51,8 @@ RIVALS: dict[str, dict[str, Any]] = {
 _MINATAR_VINE = {"num_steps": 16, "vine_states": 64, "vine_length": 4, "fisher_fraction": 1.0}
 VINE: dict[str, dict[str, Any]] = {
     "CartPole-v1": {"num_steps": 16, "vine_states": 64, "vine_length": 8, "fisher_fraction": 1.0},
-    "Acrobot-v1": {"reuse": 1, "cg_iterations": 10, "num_steps": 16, "vine_states": 64, "vine_length": 4},
-    "Pendulum-v1": {"reuse": 1, "num_steps": 8, "vine_states": 128, "vine_branches": 4, "vine_length": 1},
+    "Acrobot-v1": {"reuse": 1, "cg_iterations": 10, "num_steps": 8, "vine_states": 64, "vine_length": 2},
+    "Pendulum-v1": {"reuse": 1, "num_envs": 32, "vine_states": 128, "vine_branches": 2, "vine_length": 1},
     "Breakout-MinAtar": _MINATAR_VINE,
     "SpaceInvaders-MinAtar": _MINATAR_VINE,
 }
