@@ -11,7 +11,6 @@ Source of the settings: https://github.com/DLR-RM/rl-baselines3-zoo/blob/master/
 import argparse
 import json
 import platform
-import time
 from pathlib import Path
 
 import gymnasium
@@ -38,14 +37,13 @@ def run(env: str, timesteps: int, seed: int) -> dict:
     key, evaluation_key = jax.random.split(jax.random.key(seed))
     state = trainer.init(key, jtrpo.Hyperparams(**NUMBERS))
     trainer.compile()
-    returns, kl, began = [], [], time.perf_counter()
+    returns, kl = [], []
     for update in range(config.num_updates):
         state, metrics = trainer.step(state)
         returns.append(float(metrics.episode.return_mean))
         kl.append(float(metrics.policy.kl))
         if update % 50 == 0:
             print(f"seed {seed}: {int(metrics.timesteps):,} steps, return {returns[-1]:.1f}", flush=True)
-    seconds = time.perf_counter() - began
     scores = trainer.evaluate(state, evaluation_key, EPISODES)
     parts = np.array_split(np.array(returns), min(POINTS, len(returns)))
     return {
@@ -54,7 +52,6 @@ def run(env: str, timesteps: int, seed: int) -> dict:
         "evaluation_mean": round(float(scores.mean()), 1),
         "evaluation_std": round(float(scores.std()), 1),
         "largest_kl": round(max(kl), 5),
-        "steps_per_second": round(config.actual_timesteps / seconds),
     }
 
 
@@ -74,17 +71,16 @@ def draw(found: dict, out: Path) -> None:
     for seed, result in found["seeds"].items():
         score = f"{result['evaluation_mean']:,.0f} +- {result['evaluation_std']:,.0f}"
         last = result["curve"][-1] or float("nan")
-        rows.append(f"| {seed} | {score} | {last:,.0f} | {result['largest_kl']:.5f} | {result['steps_per_second']:,} |")
+        rows.append(f"| {seed} | {score} | {last:,.0f} | {result['largest_kl']:.5f} |")
     text = [
         f"# {found['env']} on the host",
         "",
         f"`python -m benchmarks.gymnasium_hopper`, {found['versions']}, {result['timesteps']:,} steps of each seed. Settings as "
         f"rl-zoo3 has them: {settings}; the rest are the defaults. Returns of {EPISODES} whole episodes with the most likely "
-        "actions (mean and standard deviation), of sampled ones in the last fiftieth of the run, and the largest KL. Steps per "
-        "second with whatever else ran on the machine, learning included.",
+        "actions (mean and standard deviation), of sampled ones in the last fiftieth of the run, and the largest KL.",
         "",
-        "| seed | return | return, sampled | largest KL | steps/s |",
-        "|---|---|---|---|---|",
+        "| seed | return | return, sampled | largest KL |",
+        "|---|---|---|---|",
         *rows,
         "",
         f"Mean over seeds {np.mean(means):,.0f}, worst {min(means):,.0f}, best {max(means):,.0f}.",
