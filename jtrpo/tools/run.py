@@ -15,7 +15,7 @@ from jtrpo.envs.gymnasium import HostEnvironment
 from jtrpo.tools.checkpoint import Checkpoints, Restored
 from jtrpo.tools.metrics_log import MetricsLog
 from jtrpo.tools.non_finite import first_non_finite
-from jtrpo.tools.run_directory import METRICS_FILE, write_result, write_settings
+from jtrpo.tools.run_directory import METRICS_FILE, read_summary, write_result, write_settings
 from jtrpo.training.config import Hyperparams, TrainConfig
 from jtrpo.training.host import HostTrainer, check_evaluation, trainer_for
 from jtrpo.training.report import OnUpdate
@@ -137,7 +137,7 @@ def run_training(
         "refused": dict(Counter(UpdateStatus(status).name for status in metrics.policy.status if status)),
         "critic_refused": int((~metrics.critic.accepted).sum()),
     }
-    if checkpoints is not None:
+    if checkpoints is not None and (done < last or read_summary(checkpoints.directory) is None):  # else it tells more
         write_result(checkpoints.directory, summary, returns, metrics)
     return Run(state, metrics, summary)
 

@@ -1,8 +1,13 @@
 import json
 import os
+import shutil
 
 import pytest
 
+import jtrpo
+from jtrpo.tools import run as module
+from jtrpo.tools.checkpoint import Checkpoints
+from jtrpo.tools.run import run_training
 from jtrpo.tools.run_directory import read_settings, read_summary, write_settings
 from tests.tools.conftest import CONFIG
 
@@ -27,6 +32,20 @@ def test_a_run_under_way_has_no_summary(tmp_path):
         read_settings(tmp_path)
 
 
+def test_a_finished_run_that_is_resumed_keeps_its_summary(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "EVALUATION_EPISODES", 2)
+    shutil.copytree(runs[0], tmp_path / "run")
+    numbers = jtrpo.Hyperparams(max_kl=0.01)
+    for kept in (True, False):
+        before = read_summary(tmp_path / "run")
+        with Checkpoints(tmp_path / "run", CONFIG, numbers, 0) as checkpoints:
+            run_training(CONFIG, 0, numbers, checkpoints=checkpoints, restored=checkpoints.restore())
+        after = read_summary(tmp_path / "run")
+        assert (after == before) == kept
+        (tmp_path / "run" / "summary.json").unlink()  # as if it had been killed just before
+    assert after["evaluation_return"] == read_summary(runs[0])["evaluation_return"]
+
+
 @pytest.mark.parametrize("content", ["{", "[]", '{"settings": 1}', "7", ""])
 def test_what_is_damaged_is_named(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
@@ -35,8 +54,6 @@ def test_what_is_damaged_is_named(tmp_path, content):
 
 
 def test_what_was_there_stays_where_the_new_cannot_be_written(tmp_path, monkeypatch):
-    import jtrpo
-
     write_settings(tmp_path, CONFIG, jtrpo.Hyperparams(), 3)
     before = (tmp_path / "config.json").read_text()
     assert json.loads(before)["settings"]["seed"] == 3
