@@ -38,6 +38,16 @@ def gae(
     Raises:
         ValueError: the arrays differ in shape, or gamma or lambda is out of range.
 
+    Examples:
+        The same two steps, cut off by a time limit and ended by themselves: only what was cut off has a future.
+
+        >>> reward, value, next_value = jnp.ones(2), jnp.zeros(2), jnp.array([0.0, 8.0])
+        >>> never, at_the_end = jnp.array([False, False]), jnp.array([False, True])
+        >>> cut_off, _ = jtrpo.gae(reward, value, next_value, never, at_the_end, gamma=0.5, gae_lambda=1.0)
+        >>> ended, _ = jtrpo.gae(reward, value, next_value, at_the_end, never, gamma=0.5, gae_lambda=1.0)
+        >>> cut_off.tolist(), ended.tolist()
+        ([3.5, 5.0], [1.5, 1.0])
+
     Source: Schulman et al. 2016, High-Dimensional Continuous Control Using Generalized Advantage Estimation,
     https://arxiv.org/abs/1506.02438, equation 16; Pardo et al. 2018, https://arxiv.org/abs/1712.00378, for time limits.
     """

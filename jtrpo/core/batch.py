@@ -21,6 +21,10 @@ class Batch(NamedTuple):
         log_prob: log pi_old(action | observation) as stored at collection, ``[B]``, in nats. ``None``: the policy at the
             parameters given to the update collected the batch.
         weight: non-negative weight of each sample, ``[B]``; zero leaves a sample out (padding). ``None``: all equal.
+
+    Examples:
+        >>> batch = jtrpo.Batch(observation=jnp.zeros((3, 4)), action=jnp.array([0, 1, 0]), advantage=jnp.ones(3))
+        >>> padded = batch._replace(weight=jnp.array([1.0, 1.0, 0.0]))  # the last sample does not count
     """
 
     observation: PyTree

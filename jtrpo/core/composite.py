@@ -19,6 +19,11 @@ class MultiCategorical(NamedTuple):
 
     Attributes:
         logits: one array ``[..., A_i]`` for each of the ``K`` components.
+
+    Examples:
+        >>> distribution = jtrpo.MultiCategorical((jnp.zeros(2), jnp.zeros(3)))
+        >>> distribution.sample(jax.random.key(0)).shape, f"{distribution.entropy():.4f}"  # log 6
+        ((2,), '1.7918')
     """
 
     logits: tuple[Float[Array, "... A"], ...]
@@ -53,6 +58,10 @@ class Bernoulli(NamedTuple):
 
     Attributes:
         logits: log-odds of 1, ``[..., D]``; ``-inf`` masks the 1.
+
+    Examples:
+        >>> print(f"{jtrpo.Bernoulli(jnp.zeros(3)).log_prob(jnp.array([0, 1, 1])):.4f}")  # 3 log(1/2)
+        -2.0794
     """
 
     logits: Float[Array, "... D"]
@@ -86,6 +95,12 @@ class Product(NamedTuple):
 
     Attributes:
         parts: dictionary or tuple (nested at will) of distributions; an action has the same structure.
+
+    Examples:
+        >>> parts = {"aim": jtrpo.DiagGaussian(jnp.zeros(2), jnp.zeros(2)), "fire": jtrpo.Categorical(jnp.zeros(2))}
+        >>> action = jtrpo.Product(parts).sample(jax.random.key(0))
+        >>> action["aim"].shape, action["fire"].shape
+        ((2,), ())
     """
 
     parts: PyTree

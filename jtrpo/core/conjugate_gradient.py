@@ -55,6 +55,11 @@ def conjugate_gradient(
     Returns:
         ``(x, info)``, ``x`` shaped like ``b``.
 
+    Examples:
+        >>> x, info = jtrpo.conjugate_gradient(lambda v: jnp.array([2.0, 4.0]) * v, jnp.array([2.0, 8.0]))
+        >>> x.round(4).tolist(), int(info.iterations)
+        ([1.0, 2.0], 2)
+
     Source: Hestenes and Stiefel 1952; Nocedal and Wright 2006, Numerical Optimization, algorithm 5.3.
     """
     precondition = preconditioner or (lambda r: r)

@@ -13,7 +13,12 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 @runtime_checkable
 class Distribution(Protocol):
-    """What the core asks of a policy's output. Shapes: ``...`` is the batch."""
+    """What the core asks of a policy's output. Shapes: ``...`` is the batch.
+
+    Examples:
+        >>> isinstance(jtrpo.Categorical(jnp.zeros(2)), jtrpo.Distribution)
+        True
+    """
 
     def sample(self, key: PRNGKeyArray) -> Array:
         """Draw one action for each batch element; the key is consumed."""
@@ -44,6 +49,11 @@ class Categorical(NamedTuple):
 
     Attributes:
         logits: unnormalised log-probabilities, ``[..., A]``.
+
+    Examples:
+        >>> distribution = jtrpo.Categorical(jnp.array([0.0, 0.0, -jnp.inf]))  # the third action is masked
+        >>> print(f"{distribution.entropy():.4f} {jnp.exp(distribution.log_prob(2)):.4f}")
+        0.6931 0.0000
     """
 
     logits: Float[Array, "... A"]
@@ -85,6 +95,11 @@ class DiagGaussian(NamedTuple):
     Attributes:
         mean: ``[..., D]``.
         log_std: logarithm of the standard deviation, ``[..., D]`` or anything that broadcasts to it.
+
+    Examples:
+        >>> narrow, wide = jtrpo.DiagGaussian(jnp.zeros(2), jnp.zeros(2)), jtrpo.DiagGaussian(jnp.zeros(2), jnp.ones(2))
+        >>> print(f"{narrow.kl(wide):.4f} {wide.kl(narrow):.4f}")
+        1.1353 4.3891
     """
 
     mean: Float[Array, "... D"]

@@ -120,6 +120,14 @@ def fisher_vector_product(
         TypeError: the policy returned something that is not a distribution.
         ValueError: ``vector`` is not shaped like ``params``.
 
+    Examples:
+        With one state and logits as parameters, F is diag(p) - p p^T:
+
+        >>> policy = lambda params, observation: jtrpo.Categorical(observation @ params)
+        >>> vector = jnp.array([[1.0, -1.0]])
+        >>> jtrpo.fisher_vector_product(policy, jnp.zeros((1, 2)), jnp.ones((1, 1)), vector).round(4).tolist()
+        [[0.5, -0.5]]
+
     Source: Schulman et al. 2015, https://arxiv.org/abs/1502.05477, appendix C.1. For repeated products at the same
     parameters, as in conjugate gradients, :func:`trpo_update` linearises once and reuses it.
     """

@@ -20,6 +20,11 @@ class StateDependentNoise(NamedTuple):
         features: what the noise depends on, ``[..., H]``.
         log_scale: logarithm of the scale of each entry of W, ``[H, D]``.
 
+    Examples:
+        >>> distribution = jtrpo.StateDependentNoise(jnp.zeros(2), features=jnp.ones(3), log_scale=jnp.zeros((3, 2)))
+        >>> print(f"{distribution.entropy():.4f}")  # of two Gaussians of variance 3
+        3.9365
+
     Source: Raffin, Kober and Stulp 2021, Smooth Exploration for Robotic Reinforcement Learning,
     https://arxiv.org/abs/2005.05719, equations 6 to 9.
     """

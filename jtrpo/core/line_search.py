@@ -12,7 +12,12 @@ from jtrpo.core.conjugate_gradient import tree_axpy
 
 
 class UpdateStatus(IntEnum):
-    """How a constrained step ended. Everything but ``ACCEPTED`` means that the old parameters came back."""
+    """How a constrained step ended. Everything but ``ACCEPTED`` means that the old parameters came back.
+
+    Examples:
+        >>> print(jtrpo.UpdateStatus.ZERO_GRADIENT.explanation)
+        The objective's gradient is zero: all advantages are equal, or all weights are zero.
+    """
 
     ACCEPTED = 0
     ZERO_GRADIENT = 1
@@ -105,6 +110,15 @@ def line_search(
 
     Returns:
         ``(params, info)``.
+
+    Examples:
+        Maximise x within x^2 <= 0.5, from 0, by the candidates 1, 0.8, 0.64, ...:
+
+        >>> from jtrpo.core.line_search import Evaluation
+        >>> measure = lambda x: Evaluation(objective=x, kl=x**2, kl_max=x**2, entropy=jnp.zeros(()))
+        >>> x, info = jtrpo.line_search(measure, jnp.zeros(()), jnp.ones(()), measure(jnp.zeros(())), max_kl=0.5)
+        >>> print(f"{x:.2f} after {info.backtracks} backtracks")
+        0.64 after 2 backtracks
 
     Source: Schulman et al. 2015, https://arxiv.org/abs/1502.05477, appendix C.
     """

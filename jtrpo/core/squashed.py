@@ -19,6 +19,12 @@ class TanhGaussian(NamedTuple):
     Attributes:
         mean: of u, ``[..., D]``.
         log_std: of u, ``[..., D]`` or anything that broadcasts to it.
+
+    Examples:
+        >>> distribution = jtrpo.TanhGaussian(mean=jnp.zeros(2), log_std=jnp.ones(2))
+        >>> action = distribution.sample(jax.random.key(0))
+        >>> bool((abs(action) < 1).all())
+        True
     """
 
     mean: Float[Array, "... D"]

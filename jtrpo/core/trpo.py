@@ -125,6 +125,16 @@ def trpo_update(
         ValueError: a setting out of range, or a batch whose leading axes differ.
         TypeError: the policy returned something that is not a distribution.
 
+    Examples:
+        A policy over two actions that sees nothing; the first action was the better one:
+
+        >>> policy = lambda params, observation: jtrpo.Categorical(observation @ params)
+        >>> batch = jtrpo.Batch(jnp.ones((2, 1)), action=jnp.array([0, 1]), advantage=jnp.array([1.0, -1.0]))
+        >>> update = jax.jit(lambda params, batch: jtrpo.trpo_update(policy, params, batch, max_kl=0.01))
+        >>> params, info = update(jnp.zeros((1, 2)), batch)
+        >>> jtrpo.UpdateStatus(int(info.status)).name, bool(info.kl <= 0.01), bool(params[0, 0] > params[0, 1])
+        ('ACCEPTED', True, True)
+
     Source: Schulman et al. 2015, Trust Region Policy Optimization, https://arxiv.org/abs/1502.05477, section 6 and
     appendix C.
     """

@@ -38,6 +38,23 @@ class Environment(Protocol):
         observation_space: of ``gymnasium.spaces``; a dictionary's ``"action_mask"`` holds the legal actions.
         action_space: of ``gymnasium.spaces``.
         max_episode_steps: optional: the time limit. With it, first episodes are cut at spread times (see ``staggered``).
+
+    Examples:
+        Say the bit that is seen; an episode is one step:
+
+        >>> from gymnasium import spaces
+        >>> class Echo:
+        ...     observation_space, action_space = spaces.Box(0.0, 1.0, (1,)), spaces.Discrete(2)
+        ...
+        ...     def reset(self, key):
+        ...         bit = jax.random.bernoulli(key).astype(float)
+        ...         return bit[None], bit
+        ...
+        ...     def step(self, key, state, action):
+        ...         observation, bit = self.reset(key)
+        ...         reward = (action == state).astype(float)
+        ...         return jtrpo.EnvStep(observation, bit, reward, jnp.bool_(True), jnp.bool_(False), state[None])
+        >>> trainer = jtrpo.make_trainer(jtrpo.TrainConfig(Echo(), num_envs=4, num_steps=8))
     """
 
     observation_space: spaces.Space

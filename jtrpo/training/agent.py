@@ -87,6 +87,14 @@ def make_agent(config: TrainConfig) -> Agent:
 
     Args:
         config: static settings.
+
+    Examples:
+        >>> config = jtrpo.TrainConfig("CartPole-v1", num_envs=4, num_steps=8, hidden_sizes=(8,))
+        >>> state = jax.jit(jtrpo.make_trainer(config).init)(jax.random.key(0))
+        >>> agent = jtrpo.make_agent(config)
+        >>> distribution, memory = jax.jit(agent.policy)(state, jnp.zeros((2, 4)))  # two observations
+        >>> type(distribution).__name__, distribution.mode().shape
+        ('Categorical', (2,))
     """
     space, activation = config.environment.observation_space, ACTIVATIONS[config.activation]
     encoder = partial(Encoder, hidden_sizes=config.hidden_sizes, activation=activation)

@@ -73,6 +73,13 @@ class Hyperparams(_HyperparamFields):
     Raises:
         TypeError: a value that is not a number.
         ValueError: a value that is not finite or out of range.
+
+    Examples:
+        >>> jtrpo.Hyperparams(max_kl=0.01)._replace(gamma=0.9).gamma
+        0.9
+        >>> jtrpo.Hyperparams(max_kl=-1.0)
+        Traceback (most recent call last):
+        ValueError: max_kl must be a finite number above 0; got -1.0
     """
 
     __slots__ = ()
@@ -152,6 +159,11 @@ class TrainConfig:
     Raises:
         TypeError: a value of the wrong type.
         ValueError: a value out of range, or an unknown environment id.
+
+    Examples:
+        >>> config = jtrpo.TrainConfig("CartPole-v1", total_timesteps=100_000, num_envs=64, num_steps=32)
+        >>> config.batch_size, config.num_updates, config.actual_timesteps
+        (2048, 49, 100352)
     """
 
     env: Any

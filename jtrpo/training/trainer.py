@@ -132,6 +132,14 @@ def make_trainer(config: TrainConfig) -> Trainer:
     Args:
         config: static settings.
 
+    Examples:
+        >>> config = jtrpo.TrainConfig("CartPole-v1", num_envs=4, num_steps=8, hidden_sizes=(8,))
+        >>> trainer = jtrpo.make_trainer(config)
+        >>> state = jax.jit(trainer.init)(jax.random.key(0))
+        >>> state, metrics = jax.jit(trainer.step)(state)
+        >>> int(metrics.timesteps), bool(metrics.policy.kl <= metrics.hyperparams.max_kl)
+        (32, True)
+
     Source: Schulman et al. 2015, Trust Region Policy Optimization, https://arxiv.org/abs/1502.05477, algorithm 1 with the
     generalised advantages of https://arxiv.org/abs/1506.02438.
     """
@@ -432,6 +440,15 @@ def make_train(config: TrainConfig, on_update: OnUpdate | None = None) -> Callab
         on_update: called on the host with the number of each update, from 1, and its metrics while the compiled training goes on:
             :class:`jtrpo.tools.progress.Progress`, say. Under ``vmap`` it is called once for all, with metrics of all. An
             exception in it is logged, and never reaches the training.
+
+    Examples:
+        Three seeds at once; ``train(keys)`` would run them, and this only asks for the shapes:
+
+        >>> config = jtrpo.TrainConfig("CartPole-v1", total_timesteps=64, num_envs=4, num_steps=8, hidden_sizes=(8,))
+        >>> train = jax.jit(jax.vmap(jtrpo.make_train(config)))
+        >>> keys = jax.random.split(jax.random.key(0), 3)
+        >>> jax.eval_shape(train, keys).metrics.policy.kl.shape  # [seeds, updates]
+        (3, 2)
     """
     trainer = make_trainer(config)
     report = None if on_update is None else make_report(on_update)

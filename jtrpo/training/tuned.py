@@ -95,6 +95,11 @@ def tuned(env: str, **settings: Any) -> tuple[TrainConfig, Hyperparams]:
     Raises:
         TypeError: a name that neither has.
         ValueError: as :class:`TrainConfig` and :class:`Hyperparams` raise.
+
+    Examples:
+        >>> config, hyperparams = jtrpo.tuned("Pendulum-v1", gamma=0.9)
+        >>> config.reuse, hyperparams.gamma
+        (3, 0.9)
     """
     config, numbers = TUNED.get(env, ({}, {}))
     own = {name: value for name, value in settings.items() if name in Hyperparams._fields}
