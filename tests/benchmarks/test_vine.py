@@ -21,13 +21,13 @@ def test_difference_is_that_of_the_means_with_an_interval_around_it():
 def test_vine_and_its_rivals_take_as_many_steps_or_as_long(tmp_path, monkeypatch):
     path, text = tmp_path / "vine.json", tmp_path / "vine.md"
     monkeypatch.setattr(vine, "EPISODES", 4)
-    monkeypatch.setattr(vine, "RIVALS", {"shipped": {}})
+    monkeypatch.setattr(vine, "RIVALS", {"base": {}})
     monkeypatch.setattr(
         "sys.argv", ["vine", "--envs", "CartPole-v1", "--seeds", "2", "--steps", "8192", "--out", str(path)]
     )
     vine.main()
     (entry,) = json.loads(path.read_text())["entries"]
-    mine, rival = entry["vine"], entry["rivals"]["shipped"]
+    mine, rival = entry["vine"], entry["rivals"]["base"]
     assert mine["steps"] == rival["same_steps"]["steps"] == 8192
     per_step = [run["processor_seconds"] / run["steps"] for run in (mine, rival["same_steps"])]
     budget = mine["steps"] * per_step[0] / per_step[1]
