@@ -1,7 +1,7 @@
 """Single path against vine, at equal simulated steps and in equal time, many seeds in one vmapped jit.
 
     python -m benchmarks.vine --seeds 20 --out vine.json
-    python -m benchmarks.vine --table vine.json vine.md
+    python -m benchmarks.vine --table vine.json
 
 For each environment vine meets up to three kinds of single path: with the settings that ship ("base"; for MinAtar those below),
 without sample reuse, which vine has not either, and with quick settings, which besides take their products on a tenth of the
@@ -174,15 +174,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--steps", type=int, help="instead of each environment's own budget")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--table", type=Path, nargs=2, metavar=("JSON", "MD"), help="only make the table again")
+    parser.add_argument("--table", type=Path, metavar="FILE", help="only print the table of a file that --out wrote")
     options = parser.parse_args()
     if options.table is not None:
-        text = table(json.loads(options.table[0].read_text()))
-        print(text, end="")
-        options.table[1].write_text(text)
+        print(table(json.loads(options.table.read_text())), end="")
         return
     if options.out is None:
-        parser.error("give --out FILE, or --table JSON MD")
+        parser.error("give --out FILE, or --table FILE")
     device = f"{jax.devices()[0].device_kind}, {platform.machine()}"
     study: dict[str, Any] = {"device": device, "jax": jax.__version__, "entries": []}
     for env in options.envs:
