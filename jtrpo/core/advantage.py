@@ -19,8 +19,8 @@ def gae(
 ) -> tuple[Float[Array, "T ..."], Float[Array, "T ..."]]:
     """Generalised advantage estimates and the value targets that go with them.
 
-    delta_t = r_t + gamma (1 - terminated_t) V(s'_t) - V(s_t)
-    A_t     = delta_t + gamma lambda (1 - terminated_t)(1 - truncated_t) A_{t+1},   target_t = A_t + V(s_t)
+        delta_t = r_t + gamma (1 - terminated_t) V(s'_t) - V(s_t)
+        A_t     = delta_t + gamma lambda (1 - terminated_t)(1 - truncated_t) A_{t+1},   target_t = A_t + V(s_t)
 
     Args:
         reward: r_t, ``[T, ...]``.

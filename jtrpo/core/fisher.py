@@ -101,7 +101,7 @@ def fisher_vector_product(
 ) -> PyTree:
     """Product of the policy's Fisher information matrix with a vector.
 
-    (F + damping I) v,   F = mean over samples of J^T M J = mean E_a[grad log pi(a|s) grad log pi(a|s)^T]
+        (F + damping I) v,   F = mean over samples of J^T M J = mean E_a[grad log pi(a|s) grad log pi(a|s)^T]
 
     Args:
         policy: pure function ``(params, observation) -> distribution``.

@@ -21,7 +21,7 @@ def surrogate(
 ) -> Float[Array, ""]:
     """Importance-weighted surrogate objective, to be maximised.
 
-    L = mean(r A) + entropy_coefficient * mean(entropy),   r = exp(log pi(a|s) - log_prob)
+        L = mean(r A) + entropy_coefficient * mean(entropy),   r = exp(log pi(a|s) - log_prob)
 
     Args:
         distribution: pi(. | batch.observation), leading axis ``B``.

@@ -16,7 +16,7 @@ from jtrpo.core.distributions import Distribution
 def all_actions_objective(distribution: Distribution, batch: Batch) -> Float[Array, " B"]:
     """Expected action value of each state, where every action of a finite space was tried.
 
-    L_s = sum_k pi(a_k | s) Q(s, a_k)
+        L_s = sum_k pi(a_k | s) Q(s, a_k)
 
     Give it to :func:`trpo_update` as ``objective``, which maximises the mean over states. The value of an action that the policy
     cannot take does not matter, not even a NaN.
@@ -35,7 +35,7 @@ def all_actions_objective(distribution: Distribution, batch: Batch) -> Float[Arr
 def self_normalized_objective(distribution: Distribution, batch: Batch) -> Float[Array, " B"]:
     """Self-normalised importance sampling estimate of each state's expected action value, from K samples of the old policy.
 
-    L_s = sum_k r_k Q(s, a_k) / sum_k r_k,   r_k = exp(log pi(a_k | s) - log_prob_k)
+        L_s = sum_k r_k Q(s, a_k) / sum_k r_k,   r_k = exp(log pi(a_k | s) - log_prob_k)
 
     Give it to :func:`trpo_update` as ``objective``. At the old policy its gradient is, in expectation, (K - 1) / K times that of
     the expected action value: the mean over the state's own samples is its baseline.
