@@ -85,7 +85,8 @@ def trpo_update(
 ) -> tuple[PyTree, TRPOInfo]:
     """Trust Region Policy Optimization: one update of the policy from one batch.
 
-        maximise L(theta') = mean(r A) + entropy_coefficient * mean(entropy)   subject to   mean KL(old || new) <= max_kl
+        maximise    L(theta') = mean(r A) + entropy_coefficient * mean(entropy)
+        subject to  mean KL(old || new) <= max_kl
 
     by x = CG(F + damping I, grad L), the full step sqrt(2 max_kl / (x^T (F + damping I) x)) x, and a backtracking line
     search that accepts a candidate only if it is finite, keeps the constraint and improves L. Otherwise the old
