@@ -37,7 +37,7 @@ class Environment(Protocol):
     Attributes:
         observation_space: of ``gymnasium.spaces``; a dictionary's ``"action_mask"`` holds the legal actions.
         action_space: of ``gymnasium.spaces``.
-        max_episode_steps: optional: the time limit. With it, first episodes are cut at spread times (see ``staggered``).
+        max_episode_steps (int): optional: the time limit. With it, first episodes are cut at spread times (see ``staggered``).
 
     Examples:
         Say the bit that is seen; an episode is one step:
@@ -51,9 +51,9 @@ class Environment(Protocol):
         ...         return bit[None], bit
         ...
         ...     def step(self, key, state, action):
-        ...         observation, bit = self.reset(key)
         ...         reward = (action == state).astype(float)
-        ...         return jtrpo.EnvStep(observation, bit, reward, jnp.bool_(True), jnp.bool_(False), state[None])
+        ...         ended, cut_off = jnp.bool_(True), jnp.bool_(False)
+        ...         return jtrpo.EnvStep(*self.reset(key), reward, ended, cut_off, state[None])
         >>> trainer = jtrpo.make_trainer(jtrpo.TrainConfig(Echo(), num_envs=4, num_steps=8))
     """
 
