@@ -92,9 +92,14 @@ def is_policy(name: str) -> bool:
 
 def mlp(weights: Any, part: str, last: str, x: jax.Array) -> jax.Array:
     """Two tanh layers and a linear one, by the peer's names."""
+
+    def linear(name: str, x: jax.Array) -> jax.Array:
+        product = x @ weights[f"{name}.weight"].T
+        return product + jnp.broadcast_to(weights[f"{name}.bias"], product.shape)
+
     for layer in (f"mlp_extractor.{part}_net.0", f"mlp_extractor.{part}_net.2"):
-        x = jnp.tanh(x @ weights[f"{layer}.weight"].T + weights[f"{layer}.bias"])
-    return x @ weights[f"{last}.weight"].T + weights[f"{last}.bias"]
+        x = jnp.tanh(linear(layer, x))
+    return linear(last, x)
 
 
 def policy(weights: Any, observation: jax.Array) -> jtrpo.Distribution:
