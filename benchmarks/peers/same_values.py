@@ -13,6 +13,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -123,7 +124,8 @@ def measure(asked: Arrays, normalize: bool) -> Arrays:
     objective, gradient = jax.value_and_grad(lambda w: jtrpo.surrogate(policy(w, batch.observation), batch))(weights)
     vector = {name: jnp.asarray(asked[f"vector.{name}"]) for name in weights}
     product = jtrpo.fisher_vector_product(policy, weights, batch.observation, vector, damping=SETTINGS["cg_damping"])
-    updated, info = jtrpo.trpo_update(policy, weights, batch, normalize_advantage=normalize, **SETTINGS)
+    update = jax.jit(partial(jtrpo.trpo_update, policy, normalize_advantage=normalize, **SETTINGS))
+    updated, info = update(weights, batch)
     old, new = (policy(w, batch.observation) for w in (weights, updated))
     found = {
         "gae advantage": advantage,
