@@ -124,8 +124,8 @@ def fisher_vector_product(
         With one state and logits as parameters, F is diag(p) - p p^T:
 
         >>> policy = lambda params, observation: jtrpo.Categorical(observation @ params)
-        >>> vector = jnp.array([[1.0, -1.0]])
-        >>> jtrpo.fisher_vector_product(policy, jnp.zeros((1, 2)), jnp.ones((1, 1)), vector).round(4).tolist()
+        >>> product = jax.jit(lambda *arrays: jtrpo.fisher_vector_product(policy, *arrays))
+        >>> product(jnp.zeros((1, 2)), jnp.ones((1, 1)), jnp.array([[1.0, -1.0]])).round(4).tolist()
         [[0.5, -0.5]]
 
     Source: Schulman et al. 2015, https://arxiv.org/abs/1502.05477, appendix C.1. For repeated products at the same

@@ -89,10 +89,11 @@ def make_agent(config: TrainConfig) -> Agent:
         config: static settings.
 
     Examples:
-        >>> config = jtrpo.TrainConfig("CartPole-v1", num_envs=4, num_steps=8, hidden_sizes=(8,))
-        >>> state = jax.jit(jtrpo.make_trainer(config).init)(jax.random.key(0))
-        >>> agent = jtrpo.make_agent(config)
-        >>> distribution, memory = jax.jit(agent.policy)(state, jnp.zeros((2, 4)))  # two observations
+        The network alone, for a pipeline of your own:
+
+        >>> agent = jtrpo.make_agent(jtrpo.TrainConfig("CartPole-v1", hidden_sizes=(8,)))
+        >>> params = jax.jit(agent.init_policy)(jax.random.key(0), jnp.zeros(4))
+        >>> distribution = jax.jit(agent.policy_network)(params, jnp.zeros((2, 4)))  # two observations
         >>> type(distribution).__name__, distribution.mode().shape
         ('Categorical', (2,))
     """
