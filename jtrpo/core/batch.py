@@ -5,7 +5,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+AxisName = str | tuple[str, ...] | None
+"""Mapped axis, or axes, over which a batch is spread; ``None``: the batch is whole."""
 
 
 class Batch(NamedTuple):
@@ -66,33 +69,63 @@ def check_batch(batch: Batch, *, branched: bool = False) -> int:
     return size
 
 
-def stratified(tree: Any, size: int, fraction: float, sequence_length: int = 1) -> Any:
+def stratified(
+    tree: Any,
+    weight: Float[Array, " B"] | None,
+    size: int,
+    fraction: float,
+    sequence_length: int = 1,
+    axis_name: AxisName = None,
+) -> tuple[Any, Float[Array, " b"] | None]:
     """Take ``round(fraction * size)`` (at least one) entries along the leading axis of every leaf, one from each equal stretch.
 
     The place within the stretch moves on by the golden ratio from one to the next: every n-th entry of a batch of time steps
-    times environments would always be the same environments'. Where the entries come in sequences of ``sequence_length``,
-    whole sequences are taken.
+    times environments would always be the same steps'. Where the entries come in sequences of ``sequence_length``, whole
+    sequences are taken. Spread over ``axis_name``, the entries are those that one device would take of the whole; devices that
+    hold fewer of them fill up with entries of weight zero.
+
+    Args:
+        tree: any pytree, leading axis ``B``.
+        weight: of the entries, ``[B]``; ``None``: all equal.
+        size: ``B``.
+        fraction: share to take, in (0, 1].
+        sequence_length: entries that stay together.
+        axis_name: mapped axis over which the batch is spread, in order.
+
+    Returns:
+        ``(tree, weight)`` of what was taken.
     """
-    if sequence_length > 1:
-        shape = (size // sequence_length, sequence_length)
-        sequences = jax.tree.map(lambda x: jnp.reshape(x, (*shape, *x.shape[1:])), tree)
-        taken = stratified(sequences, shape[0], fraction)
-        return jax.tree.map(lambda x: jnp.reshape(x, (-1, *x.shape[2:])), taken)
-    count = max(1, round(fraction * size))
-    if count == size:
-        return tree
-    edges = np.arange(count + 1, dtype=np.int64) * size // count
+    devices, sequences = axis_size(axis_name), size // sequence_length
+    count = max(1, round(fraction * sequences * devices))
+    if count == sequences * devices:
+        return tree, weight
+    edges = np.arange(count + 1, dtype=np.int64) * (sequences * devices) // count
     place = np.arange(count) * (np.sqrt(5) - 1) / 2 % 1
-    index = edges[:-1] + (place * np.diff(edges)).astype(np.int64)
-    return jax.tree.map(lambda x: jnp.take(x, index, axis=0), tree)
+    taken = edges[:-1] + (place * np.diff(edges)).astype(np.int64)
+    rows = [taken[taken // sequences == device] % sequences for device in range(devices)]
+    longest = max(map(len, rows))
+    index: Any = np.stack([np.pad(row, (0, longest - len(row))) for row in rows])
+    counts: Any = np.stack([np.arange(longest) < len(row) for row in rows])
+    uneven = not counts.all()
+    here = 0 if axis_name is None else jax.lax.axis_index(axis_name)
+    index, counts = jnp.asarray(index)[here], jnp.asarray(counts)[here]
+    if sequence_length > 1:
+        index = (index[:, None] * sequence_length + jnp.arange(sequence_length)[None]).reshape(-1)
+        counts = jnp.repeat(counts, sequence_length)
+    tree, weight = jax.tree.map(lambda x: jnp.take(x, index, axis=0), (tree, weight))
+    if uneven:
+        weight = counts.astype(float) if weight is None else jnp.where(counts, weight, 0)
+    return tree, weight
 
 
-def mean_weights(weight: Float[Array, " B"] | None, size: int, axis_name: str | None = None) -> Float[Array, " B"]:
+def mean_weights(weight: Float[Array, " B"] | None, size: int, axis_name: AxisName = None) -> Float[Array, " B"]:
     """Weights that sum to one over the whole batch (and over ``axis_name``), so that a mean is a plain weighted sum.
 
     All weights zero gives all zeros, and so every mean is zero; a weight that is not finite makes every mean NaN.
     """
-    weight = jnp.ones((size,)) if weight is None else jnp.asarray(weight)
+    if weight is None:
+        return jnp.full((size,), 1.0 / (size * axis_size(axis_name)))
+    weight = jnp.asarray(weight)
     total = sum_over(jnp.sum(weight), axis_name)
     return jnp.where(total == 0, 0.0, weight / jnp.where(total == 0, 1.0, total))
 
@@ -118,13 +151,36 @@ def silence(tree: Any, weight: Float[Array, " B"] | None, *, keep_finite: bool =
     return jax.tree.map(clean, tree)
 
 
-def sum_over(tree: Any, axis_name: str | None) -> Any:
-    """Sum over a mapped axis (devices), or the identity where there is none."""
-    return tree if axis_name is None else jax.lax.psum(tree, axis_name)
+def sum_over(tree: Any, axis_name: AxisName) -> Any:
+    """Sum over a mapped axis (devices), or the identity where there is none.
+
+    A pytree travels as one message (for each type in it): between devices it is the messages that take time, not their length.
+    """
+    if axis_name is None:
+        return tree
+    leaves, structure = jax.tree.flatten(tree)
+    sums: dict[Any, Any] = {}
+    for kind in {leaf.dtype for leaf in leaves}:
+        some = [leaf for leaf in leaves if leaf.dtype == kind]
+        message = jax.lax.psum(jnp.concatenate([jnp.ravel(leaf) for leaf in some]), axis_name)
+        ends = np.cumsum([leaf.size for leaf in some])[:-1]
+        sums[kind] = iter([part.reshape(leaf.shape) for part, leaf in zip(jnp.split(message, ends), some, strict=True)])
+    return jax.tree.unflatten(structure, [next(sums[leaf.dtype]) for leaf in leaves])
+
+
+def axis_size(axis_name: AxisName) -> int:
+    """Number of devices along a mapped axis; one where there is none."""
+    return 1 if axis_name is None else jax.lax.axis_size(axis_name)
+
+
+def keys_by_place(key: PRNGKeyArray, size: int, axis_name: AxisName = None) -> PRNGKeyArray:
+    """One key for each of ``size`` entries, by its place in the whole: the same whatever the number of devices."""
+    first = 0 if axis_name is None else size * jax.lax.axis_index(axis_name)
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, first + jnp.arange(size))
 
 
 def normalize_advantages(
-    advantage: Float[Array, " B"], weight: Float[Array, " B"], axis_name: str | None = None
+    advantage: Float[Array, " B"], weight: Float[Array, " B"], axis_name: AxisName = None
 ) -> Float[Array, " B"]:
     """(A - mean) / (std + 1e-8) over the valid samples; ``weight`` as :func:`mean_weights` gives it.
 

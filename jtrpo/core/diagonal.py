@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from jtrpo.core.batch import sum_over, weighted_sum
+from jtrpo.core.batch import AxisName, keys_by_place, sum_over, weighted_sum
 from jtrpo.core.distributions import Distribution
 from jtrpo.core.fisher import LinearizedPolicy
 
@@ -18,7 +18,7 @@ EXPONENT = 0.75
 
 
 def fisher_diagonal(
-    linear: LinearizedPolicy, action: PyTree, weight: Float[Array, " B"], axis_name: str | None = None
+    linear: LinearizedPolicy, action: PyTree, weight: Float[Array, " B"], axis_name: AxisName = None
 ) -> PyTree:
     """Estimate diag(F), F = sum_s w_s E_a[grad log pi(a|s) grad log pi(a|s)^T], from the actions that were sampled.
 
@@ -39,12 +39,10 @@ def fisher_diagonal(
     https://arxiv.org/abs/1206.6464, for the random signs.
     """
     key = jax.random.key(0)  # unbiased over the samples' own randomness; fresh signs would buy nothing
-    if axis_name is not None:
-        key = jax.random.fold_in(key, jax.lax.axis_index(axis_name))
+    keys = keys_by_place(key, weight.shape[0], axis_name)
+    signs = jax.vmap(lambda key: jax.random.rademacher(key, (PROBES,), weight.dtype), out_axes=1)(keys)
 
-    def probe(total: PyTree, key: Array) -> tuple[PyTree, None]:
-        sign = jax.random.rademacher(key, weight.shape, weight.dtype)
-
+    def probe(total: PyTree, sign: Float[Array, " B"]) -> tuple[PyTree, None]:
         def signed(distribution: Distribution) -> Float[Array, ""]:
             return weighted_sum(sign * distribution.log_prob(action), jnp.sqrt(weight))
 
@@ -53,7 +51,7 @@ def fisher_diagonal(
 
     shapes = jax.eval_shape(linear.vjp, linear.distribution)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    return jax.lax.scan(probe, zeros, jax.random.split(key, PROBES))[0]
+    return jax.lax.scan(probe, zeros, signs)[0]
 
 
 def diagonal_preconditioner(
@@ -61,7 +59,7 @@ def diagonal_preconditioner(
     action: PyTree,
     weight: Float[Array, " B"],
     damping: float | Float[Array, ""],
-    axis_name: str | None = None,
+    axis_name: AxisName = None,
 ) -> Callable[[PyTree], PyTree]:
     """``r -> r / (diag(F) + damping)^0.75`` with :func:`fisher_diagonal`.
 

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from jtrpo.core.batch import mean_weights, silence, sum_over, weighted_sum
+from jtrpo.core.batch import AxisName, mean_weights, silence, sum_over, weighted_sum
 from jtrpo.core.check import check_number
 from jtrpo.core.distributions import Distribution
 
@@ -40,7 +40,7 @@ class LinearizedPolicy(NamedTuple):
 
 
 def linearize_policy(
-    policy: Policy, params: PyTree, observation: PyTree, axis_name: str | None = None
+    policy: Policy, params: PyTree, observation: PyTree, axis_name: AxisName = None
 ) -> LinearizedPolicy:
     """Run the policy forward once and keep what its Jacobian products need.
 
@@ -64,7 +64,7 @@ def linearize_policy(
 
 
 def fisher_operator(
-    linear: LinearizedPolicy, weight: Float[Array, " B"], axis_name: str | None = None
+    linear: LinearizedPolicy, weight: Float[Array, " B"], axis_name: AxisName = None
 ) -> Callable[[PyTree], PyTree]:
     """``v -> F v`` at the linearisation point; ``weight`` sums to one over all samples (and over ``axis_name``)."""
     old = linear.distribution
@@ -97,7 +97,7 @@ def fisher_vector_product(
     damping: float | Float[Array, ""] = 0.0,
     weight: Float[Array, " B"] | None = None,
     sequence_length: int = 1,
-    axis_name: str | None = None,
+    axis_name: AxisName = None,
 ) -> PyTree:
     """Product of the policy's Fisher information matrix with a vector.
 
@@ -154,7 +154,7 @@ def check_distribution(distribution: Distribution) -> Distribution:
     return distribution
 
 
-def per_device(tree: PyTree, axis_name: str | None) -> PyTree:
+def per_device(tree: PyTree, axis_name: AxisName) -> PyTree:
     """Mark replicated arrays as this device's own, so that derivatives stay local until they are summed by name.
 
     Inside ``jax.shard_map`` the transpose of a replicated input sums over the devices by itself; a second sum would count

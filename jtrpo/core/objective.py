@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jtrpo.core.batch import Batch, mean_weights, sum_over, weighted_sum
+from jtrpo.core.batch import AxisName, Batch, mean_weights, sum_over, weighted_sum
 from jtrpo.core.distributions import Distribution
 
 Objective = Callable[[Distribution, Batch], Float[Array, " B"]]
@@ -17,7 +17,7 @@ def surrogate(
     batch: Batch,
     *,
     entropy_coefficient: float | Float[Array, ""] = 0.0,
-    axis_name: str | None = None,
+    axis_name: AxisName = None,
 ) -> Float[Array, ""]:
     """Importance-weighted surrogate objective, to be maximised.
 
@@ -50,7 +50,7 @@ def surrogate(
 
 
 def mean_kl(
-    old: Distribution, new: Distribution, *, weight: Float[Array, " B"] | None = None, axis_name: str | None = None
+    old: Distribution, new: Distribution, *, weight: Float[Array, " B"] | None = None, axis_name: AxisName = None
 ) -> Float[Array, ""]:
     """Mean over samples of KL(old || new), in nats: the trust region's measure (equation 12 of the paper).
 

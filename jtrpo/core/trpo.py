@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jtrpo.core.batch import (
+    AxisName,
     Batch,
     check_batch,
     mean_weights,
@@ -21,7 +22,7 @@ from jtrpo.core.check import check_choice, check_count, check_number, check_stat
 from jtrpo.core.conjugate_gradient import conjugate_gradient, tree_dot
 from jtrpo.core.diagonal import diagonal_preconditioner
 from jtrpo.core.distributions import Distribution
-from jtrpo.core.fisher import Policy, check_distribution, fisher_operator, linearize_policy, sample_curvature
+from jtrpo.core.fisher import Policy, check_distribution, fisher_operator, linearize_policy, per_device, sample_curvature
 from jtrpo.core.line_search import Evaluation, UpdateStatus, line_search
 from jtrpo.core.objective import Objective, likelihood_ratio, local_surrogate
 from jtrpo.core.vine import log_prob_of_each, normalize_values
@@ -81,7 +82,7 @@ def trpo_update(
     constraint: str = "kl",
     preconditioner: Callable[[PyTree], PyTree] | str | None = None,
     sequence_length: int = 1,
-    axis_name: str | None = None,
+    axis_name: AxisName = None,
 ) -> tuple[PyTree, TRPOInfo]:
     """Trust Region Policy Optimization: one update of the policy from one batch.
 
@@ -117,7 +118,8 @@ def trpo_update(
             of the Fisher matrix's diagonal, see :func:`jtrpo.core.diagonal.diagonal_preconditioner`.
         sequence_length: for a recurrent policy: samples come in sequences of this length, one after another, which
             ``fisher_fraction`` keeps whole; a step of weight zero is still remembered. Static.
-        axis_name: mapped axis (of ``vmap`` or ``shard_map``) over which the batch is spread: every mean is taken over it.
+        axis_name: mapped axis (of ``vmap`` or ``shard_map``), or axes, over which the batch is spread in order: every mean is taken
+            over it, and the update is that of the whole batch. Static.
 
     Returns:
         ``(new_params, info)``.
@@ -176,20 +178,22 @@ def trpo_update(
         log_prob = log_prob_of_each(old, batch.action) if branched else old.log_prob(batch.action)
         batch = batch._replace(log_prob=log_prob)
     # A stored log_prob of +inf would pass as a ratio of zero, so the check is on the entries themselves.
-    broken = sum_over(jnp.sum(~jnp.isfinite(jnp.asarray(batch.log_prob))), axis_name) > 0
+    broken = jnp.sum(~jnp.isfinite(jnp.asarray(batch.log_prob)))
     if normalize_advantage:
         normalize = normalize_values if branched else normalize_advantages
         batch = batch._replace(advantage=normalize(batch.advantage, weight, axis_name))
 
     # Gradient of the objective, through the distribution's parameters.
     local_value, slope = jax.value_and_grad(local_surrogate)(old, batch, weight, entropy_coefficient, objective)
-    value, gradient = sum_over((local_value, linear.vjp(slope)), axis_name)
+    sums = (local_value, linear.vjp(slope), weighted_sum(old.entropy(), weight), broken.astype(local_value.dtype))
+    value, gradient, entropy, broken = sum_over(sums, axis_name)
 
     # Search direction: the natural gradient.
     action, fisher_weight = batch.action, weight
     if fisher_fraction < 1:
-        part = (batch.observation, batch.action, batch.weight)
-        observation, action, fisher_weight = stratified(part, size, fisher_fraction, sequence_length)
+        (observation, action), fisher_weight = stratified(
+            (batch.observation, batch.action), batch.weight, size, fisher_fraction, sequence_length, axis_name
+        )
         linear = linearize_policy(policy, params, observation, axis_name)
         fisher_weight = mean_weights(fisher_weight, jax.tree.leaves(observation)[0].shape[0], axis_name)
     fisher = fisher_operator(linear, fisher_weight, axis_name)
@@ -213,7 +217,7 @@ def trpo_update(
     gradient_squared, step_squared = tree_dot(gradient, gradient), tree_dot(full_step, full_step)
     obstacle = jnp.select(
         [
-            broken | ~(jnp.isfinite(value) & jnp.isfinite(gradient_squared)),
+            (broken > 0) | ~(jnp.isfinite(value) & jnp.isfinite(gradient_squared)),
             gradient_squared == 0,
             ~((cg.curvature > 0) & (reach > 0) & jnp.isfinite(reach) & jnp.isfinite(step_squared)),
         ],
@@ -227,12 +231,15 @@ def trpo_update(
         divergence = old.kl(new)
         local = local_surrogate(new, batch, weight, entropy_coefficient, objective)
         sums = (local, weighted_sum(divergence, weight), weighted_sum(new.entropy(), weight))
-        new_value, kl, entropy = sum_over(sums, axis_name)
-        measured = Evaluation(new_value, kl, _max_over(divergence, weight, axis_name), entropy)
+        new_value, kl, new_entropy = sum_over(sums, axis_name)
+        measured = Evaluation(new_value, kl, _max_over(divergence, weight, search_axis), new_entropy)
         return jax.tree.map(lambda value, first: value.astype(first.dtype), measured, start)
 
+    # Unless it bounds the step, the largest KL need not be known of all devices before the search is over.
+    search_axis = axis_name if constraint == "kl_max" else None
     zero = jnp.zeros_like(value)
-    start = Evaluation(value, zero, zero, sum_over(weighted_sum(old.entropy(), weight), axis_name))
+    local_zero = per_device(zero, axis_name) if search_axis is None else zero
+    start = Evaluation(value, zero, local_zero, entropy)
     params, search = line_search(
         evaluate,
         params,
@@ -252,7 +259,7 @@ def trpo_update(
         objective_after=taken.objective,
         predicted_improvement=jnp.where(search.fraction > 0, search.fraction * tree_dot(gradient, full_step), 0.0),
         kl=taken.kl,
-        kl_max=taken.kl_max,
+        kl_max=taken.kl_max if search_axis == axis_name else jax.lax.pmax(taken.kl_max, axis_name),
         entropy=taken.entropy,
         gradient_norm=jnp.sqrt(gradient_squared),
         cg_residual=cg.relative_residual,
@@ -265,6 +272,6 @@ def trpo_update(
     )
 
 
-def _max_over(x: Float[Array, " B"], weight: Float[Array, " B"], axis_name: str | None) -> Float[Array, ""]:
+def _max_over(x: Float[Array, " B"], weight: Float[Array, " B"], axis_name: AxisName) -> Float[Array, ""]:
     largest = jnp.max(jnp.where(weight == 0, 0.0, x))
     return largest if axis_name is None else jax.lax.pmax(largest, axis_name)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from jtrpo.core.batch import Batch, sum_over, weighted_sum
+from jtrpo.core.batch import AxisName, Batch, sum_over, weighted_sum
 from jtrpo.core.distributions import Distribution
 
 
@@ -65,7 +65,7 @@ def log_prob_of_each(distribution: Distribution, action: PyTree) -> Float[Array,
 
 
 def normalize_values(
-    value: Float[Array, "B K"], weight: Float[Array, " B"], axis_name: str | None = None
+    value: Float[Array, "B K"], weight: Float[Array, " B"], axis_name: AxisName = None
 ) -> Float[Array, "B K"]:
     """Action values less their state's mean, divided by the spread within states: (Q - mean_k Q) / (std + 1e-8).
 

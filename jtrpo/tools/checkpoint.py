@@ -20,9 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jtrpo.core.check import check_count
+from jtrpo.tools.distributed import is_lead, meet
 from jtrpo.training.config import Hyperparams, TrainConfig
 from jtrpo.training.host import trainer_for
-from jtrpo.training.trainer import TrainState
+from jtrpo.training.trainer import TrainState, state_shardings
 
 FORMAT = 1
 """Of what is written; a checkpoint of a newer one is refused."""
@@ -90,8 +91,10 @@ class Checkpoints:
         self._keep = keep
         self._writer = ThreadPoolExecutor(1, "checkpoint")
         self._under_way: Future | None = None
-        for left in self.directory.glob(f"{_UNDER_WAY}*"):  # by a process that was killed
-            shutil.rmtree(left, ignore_errors=True)
+        if is_lead():
+            for left in self.directory.glob(f"{_UNDER_WAY}*"):  # by a process that was killed
+                shutil.rmtree(left, ignore_errors=True)
+        meet()
         self._scores: dict[int, float | None] = {}
         for update in updates_in(self.directory):
             with suppress(ValueError):  # what is damaged has no score
@@ -118,10 +121,15 @@ class Checkpoints:
             state: may be donated as soon as this returns.
             score: mean evaluation return, by which the best is kept.
 
+        Several processes save together, each its own part, and return when all is on the disk, which they must share.
+
         Raises:
             ValueError: the one before could not be written: a full disk, say.
         """
         self.wait()
+        if jax.process_count() > 1:  # every process writes what lies on its devices, at once: threads must not fall out of step
+            self._write(_named(state), int(state.update), score)
+            return
         arrays = to_arrays(state)
         self._under_way = self._writer.submit(self._write, arrays, int(state.update), score)
 
@@ -160,7 +168,7 @@ class Checkpoints:
             except Damaged as error:
                 damage.append((number, str(error)))
                 continue
-            for broken, reason in damage:
+            for broken, reason in damage if is_lead() else ():
                 aside = self.directory / f"damaged-{broken}"
                 warnings.warn(
                     f"checkpoint {broken} in {str(self.directory)!r} is damaged ({reason}) and was set aside as "
@@ -169,28 +177,32 @@ class Checkpoints:
                 )
                 shutil.rmtree(aside, ignore_errors=True)
                 (self.directory / str(broken)).rename(aside)
+            meet()
             return restored
         reasons = "; ".join(f"{number}: {reason}" for number, reason in damage)
         raise ValueError(f"{str(self.directory)!r} holds no whole checkpoint ({reasons}); start anew in another folder")
 
-    def _write(self, arrays: dict[str, np.ndarray], update: int, score: float | None) -> None:
+    def _write(self, arrays: dict[str, Any], update: int, score: float | None) -> None:
         import orbax.checkpoint as ocp
 
         writing = self.directory / f"{_UNDER_WAY}{update}"
         try:
             with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as writer:
                 writer.save(writing / "arrays", arrays)
-            files = {str(file.relative_to(writing)): _sha256(file.read_bytes()) for file in _files(writing)}
-            run: dict[str, Any] = {"format": FORMAT, "update": update, "score": score, "versions": versions()}
-            run |= {"settings": self._settings, "files": files}
-            run["digest"] = _digest(run)
-            (writing / _SETTINGS).write_text(json.dumps(run, indent=1) + "\n")
-            writing.rename(self.directory / str(update))  # from here on it is there, and whole
-            self._scores[update] = score
+            if is_lead():
+                files = {str(file.relative_to(writing)): _sha256(file.read_bytes()) for file in _files(writing)}
+                run: dict[str, Any] = {"format": FORMAT, "update": update, "score": score, "versions": versions()}
+                run |= {"settings": self._settings, "files": files}
+                run["digest"] = _digest(run)
+                (writing / _SETTINGS).write_text(json.dumps(run, indent=1) + "\n")
+                writing.rename(self.directory / str(update))  # from here on it is there, and whole
         except Exception:
             shutil.rmtree(writing, ignore_errors=True)
             raise
-        self._forget()
+        self._scores[update] = score
+        if is_lead():
+            self._forget()
+        meet()
 
     def _forget(self) -> None:
         """Delete what is neither among the newest nor the best; under another name first, so that a kill leaves no half."""
@@ -216,7 +228,8 @@ class Checkpoints:
                 f"the checkpoint in {str(self.directory)!r} belongs to other settings: {listed}. Give the same settings, or "
                 "choose another folder"
             )
-        return Restored(from_arrays(arrays, self._template), run["score"], run["update"], run["versions"])
+        where = state_shardings(self._config, self._template)
+        return Restored(from_arrays(arrays, self._template, where), run["score"], run["update"], run["versions"])
 
 
 def load(directory: str | Path, env: Any = None) -> tuple[TrainConfig, Restored]:
@@ -248,7 +261,7 @@ def load(directory: str | Path, env: Any = None) -> tuple[TrainConfig, Restored]
         warnings.warn(f"{text}; left aside", stacklevel=2)
     scored = [found for found in whole if found[0]["score"] is not None]
     run, arrays = max(scored, key=lambda found: (found[0]["score"], found[0]["update"])) if scored else whole[-1]
-    names = {field.name for field in dataclasses.fields(TrainConfig)} - {"schedules"}
+    names = {field.name for field in dataclasses.fields(TrainConfig)} - {"schedules", "mesh"}
     settings = {name: value for name, value in run["settings"].items() if name in names}
     try:
         config = TrainConfig(**(settings if env is None else {**settings, "env": env}))
@@ -343,13 +356,16 @@ def _digest(run: dict[str, Any]) -> str:
 
 def to_arrays(state: Any) -> dict[str, np.ndarray]:
     """The state as NumPy arrays of its own, by name; random keys as their bits."""
+    return {name: np.array(value) for name, value in jax.device_get(_named(state)).items()}
+
+
+def _named(state: Any) -> dict[str, jax.Array]:
     named, _ = jax.tree_util.tree_flatten_with_path(state)
-    host = jax.device_get([jax.random.key_data(leaf) if _is_key(leaf) else leaf for _, leaf in named])
-    return {_name(path): np.array(value) for (path, _), value in zip(named, host, strict=True)}
+    return {_name(path): jax.random.key_data(leaf) if _is_key(leaf) else leaf for path, leaf in named}
 
 
-def from_arrays(arrays: dict[str, np.ndarray], template: Any) -> Any:
-    """The state again, shaped like ``template``.
+def from_arrays(arrays: dict[str, np.ndarray], template: Any, where: Any = None) -> Any:
+    """The state again, shaped like ``template`` and lying where ``where`` says.
 
     Raises:
         ValueError: an array is missing, too many, or of another shape or type: another version wrote it.
@@ -366,12 +382,14 @@ def from_arrays(arrays: dict[str, np.ndarray], template: Any) -> Any:
             kinds = f"{value.dtype}{value.shape} there and {like.dtype}{like.shape} here"
             raise ValueError(f"the checkpoint's {_name(path)} is {kinds}: {remedy}")
         leaves.append(value)
-    return jax.tree.unflatten(structure, leaves)
+    state = jax.tree.unflatten(structure, leaves)
+    return state if where is None else jax.jit(lambda x: x, out_shardings=where)(state)
 
 
 def describe(config: TrainConfig, hyperparams: Hyperparams | None = None, seed: int | None = None) -> dict[str, Any]:
     """Settings as JSON, by name: functions by the numbers they schedule, an environment object by what it calls itself."""
     settings = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    del settings["mesh"]  # a run may go on on other devices
     settings["env"] = config.env if isinstance(config.env, str) else repr(config.environment)
     settings["schedules"] = sorted(config.schedules)
     if hyperparams is not None:

@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import jax
+import numpy as np
 import tyro
 
 from jtrpo.core.check import check_count
 from jtrpo.envs.gymnax import environment_ids
-from jtrpo.tools.checkpoint import Checkpoints, Restored, load, versions
+from jtrpo.tools.checkpoint import Checkpoints, Restored, describe, load, versions
 from jtrpo.tools.compare import compare_runs
+from jtrpo.tools.distributed import check_same, is_lead, join
 from jtrpo.tools.plot import learning_curve, save_figure
 from jtrpo.tools.progress import Progress
 from jtrpo.tools.report import write_report
@@ -36,6 +38,10 @@ from jtrpo.training.host import HostTrainer, trainer_for
 from jtrpo.training.report import OnUpdate, guarded
 from jtrpo.training.trainer import Metrics
 from jtrpo.training.tuned import TUNED
+
+
+LOST = 75
+"""Exit code of a process whose run lost another one: sysexits' EX_TEMPFAIL, to be tried again."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +71,17 @@ class Train:
     """Log to TensorBoard in this folder (extra tensorboard)."""
     wandb: str | None = None
     """Log to this project of Weights & Biases (extra wandb); WANDB_MODE=offline keeps it on this machine."""
+    devices: int = 1
+    """Devices of this machine to divide the environments among; 0: all there are."""
+    distributed: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """One of several processes that train together on all their devices; the same command in each. Without the three options
+    that follow, as the cluster has it (SLURM, Kubernetes, MPI or TPU)."""
+    coordinator: str | None = None
+    """Address and port of process 0 for --distributed, such as 10.0.0.1:1234."""
+    num_processes: int | None = None
+    """How many processes there are."""
+    process_id: int | None = None
+    """Which one this is, from 0. Process 0 reports and draws; checkpoints need a folder that all share."""
     quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Show no progress; warnings and the summary stay."""
     debug_nans: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -149,6 +166,10 @@ def main(argv: list[str] | None = None) -> None:
                 Evaluate: _evaluate, Watch: _watch, Plot: _plot, Report: _report, Envs: _envs,
             }  # fmt: skip
             acts[type(command)](command)
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        _lost(error, sys.argv[1:] if argv is None else argv)
     except FloatingPointError as error:  # of --debug-nans: the input was right, the run was not
         _complain(error)
         sys.exit(1)
@@ -184,6 +205,14 @@ def _keep_compiled_programs() -> None:
 
 def _say(text: str) -> None:
     print(f"jtrpo: {text}", file=sys.stderr, flush=True)
+
+
+def _lost(error: Exception, argv: list[str]) -> None:
+    """Another process has ended in the midst of the run: say so and end at once, for nothing waits for the lost one."""
+    _say(f"another process of this run has ended or cannot be reached ({str(error).strip().splitlines()[0][:200]})")
+    again = shlex.join(["jtrpo", *argv, *([] if "--resume" in argv else ["--resume"])])
+    _say(f"the last checkpoint is whole; go on, on as many hosts as are left, with: {again}")
+    os._exit(LOST)  # an orderly end would wait for all
 
 
 def _complain(error: Exception) -> int:
@@ -256,8 +285,10 @@ def _train(command: Any, argv: list[str]) -> signal.Signals | None:
     check_count("seed", command.seed, at_least=0)
     check_count("checkpoint_every", command.checkpoint_every, at_least=1)
     check_count("evaluate_every", command.evaluate_every, at_least=0)
-    config = TrainConfig(env=command.env, **_settings(command, _CONFIG_FIELDS))
+    mesh = _mesh(command)
+    config = TrainConfig(env=command.env, mesh=mesh, **_settings(command, _CONFIG_FIELDS))
     hyperparams = Hyperparams(**_settings(command, _HYPERPARAM_FIELDS)).check()
+    check_same(describe(config, hyperparams, command.seed))
     if command.plot is not None:
         _check_folder("plot", command.plot)
     with contextlib.ExitStack() as stack:
@@ -269,10 +300,10 @@ def _train(command: Any, argv: list[str]) -> signal.Signals | None:
             restored = _restore(checkpoints, command.resume)
         elif command.resume:
             raise ValueError("resume needs the folder to go on from; give --checkpoint-dir")
-        listeners: list[OnUpdate] = [stack.enter_context(Progress(config, command.seed, quiet=command.quiet))]
-        if command.tensorboard is not None:
+        listeners: list[OnUpdate] = [stack.enter_context(Progress(config, command.seed, quiet=command.quiet or not is_lead()))]
+        if command.tensorboard is not None and is_lead():
             listeners.append(guarded(stack.enter_context(TensorBoard(command.tensorboard))))
-        if command.wandb is not None:
+        if command.wandb is not None and is_lead():
             run_of_wandb = WandB(config, hyperparams, command.seed, project=command.wandb)
             listeners.append(guarded(stack.enter_context(run_of_wandb)))
 
@@ -297,11 +328,24 @@ def _train(command: Any, argv: list[str]) -> signal.Signals | None:
         again = shlex.join(["jtrpo", *argv, *([] if command.resume else ["--resume"])])
         _say("nothing was saved: no --checkpoint-dir was given" if checkpoints is None else f"go on with: {again}")
         return stop.received
+    if not is_lead():
+        return None
     if command.plot is not None:
         title = f"{command.env}, seed {command.seed}"
         save_figure(lambda axes: learning_curve(run.metrics, axes).set_title(title), command.plot)
     print(json.dumps(run.summary) if command.json else _sentence(run.summary or {}))
     return None
+
+
+def _mesh(command: Any) -> jax.sharding.Mesh | None:
+    check_count("devices", command.devices, at_least=0)
+    if command.distributed:
+        join(command.coordinator, command.num_processes, command.process_id)
+    there = jax.devices()
+    if command.devices > len(there):
+        raise ValueError(f"devices must be at most the {len(there)} that JAX sees here; got {command.devices}")
+    count = len(there) if command.distributed else command.devices or len(there)
+    return None if count == 1 else jax.sharding.Mesh(np.array(there[:count]), ("envs",))
 
 
 def _restore(checkpoints: Checkpoints, resume: bool) -> Restored | None:

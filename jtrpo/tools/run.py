@@ -13,13 +13,14 @@ from jaxtyping import PRNGKeyArray
 from jtrpo.core.line_search import UpdateStatus
 from jtrpo.envs.gymnasium import HostEnvironment
 from jtrpo.tools.checkpoint import Checkpoints, Restored
+from jtrpo.tools.distributed import agreed, is_lead
 from jtrpo.tools.metrics_log import MetricsLog
 from jtrpo.tools.non_finite import first_non_finite
 from jtrpo.tools.run_directory import METRICS_FILE, read_summary, write_result, write_settings
 from jtrpo.training.config import Hyperparams, TrainConfig
 from jtrpo.training.host import HostTrainer, check_evaluation, trainer_for
 from jtrpo.training.report import OnUpdate
-from jtrpo.training.trainer import Metrics, Trainer, TrainState
+from jtrpo.training.trainer import Metrics, Trainer, TrainState, state_shardings
 
 EVALUATION_EPISODES = 128
 
@@ -82,7 +83,7 @@ def run_training(
     if isinstance(trainer, HostTrainer):
         like = trainer.compile()
     else:
-        trainer, like = _compile(trainer, key, hyperparams, donate=not debug_nans)
+        trainer, like = _compile(config, trainer, key, hyperparams, donate=not debug_nans)
     init, step, evaluate = trainer[:3]
     state = jax.block_until_ready(init(key, hyperparams) if restored is None else restored.state)
     compiled = time.perf_counter()
@@ -91,8 +92,9 @@ def run_training(
         return np.asarray(evaluate(state, evaluation_key, EVALUATION_EPISODES))
 
     done, last = int(state.update), config.num_updates
-    file = None if checkpoints is None else checkpoints.directory / METRICS_FILE
-    if checkpoints is not None:
+    stop = agreed(stop)
+    file = None if checkpoints is None or not is_lead() else checkpoints.directory / METRICS_FILE
+    if checkpoints is not None and is_lead():
         write_settings(checkpoints.directory, config, hyperparams, seed)
     with MetricsLog(file, done, like) as log:
         for update in range(done + 1, last + 1):
@@ -137,14 +139,19 @@ def run_training(
         "refused": dict(Counter(UpdateStatus(status).name for status in metrics.policy.status if status)),
         "critic_refused": int((~metrics.critic.accepted).sum()),
     }
-    if checkpoints is not None and (done < last or read_summary(checkpoints.directory) is None):  # else it tells more
+    if checkpoints is not None and is_lead() and (done < last or read_summary(checkpoints.directory) is None):  # else it tells more
         write_result(checkpoints.directory, summary, returns, metrics)
     return Run(state, metrics, summary)
 
 
-def _compile(trainer: Trainer, key: PRNGKeyArray, hyperparams: Hyperparams, *, donate: bool) -> tuple[Trainer, Metrics]:
+def _compile(
+    config: TrainConfig, trainer: Trainer, key: PRNGKeyArray, hyperparams: Hyperparams, *, donate: bool
+) -> tuple[Trainer, Metrics]:
     """The trainer's functions as programs, and the shapes of the metrics."""
     shapes = jax.eval_shape(trainer.init, key, hyperparams)
+    where = state_shardings(config, shapes)
+    if where is not None:
+        shapes = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, where)
     lowered = (
         jax.jit(trainer.init).lower(key, hyperparams),
         jax.jit(trainer.step, donate_argnums=0 if donate else ()).lower(shapes),

@@ -61,7 +61,7 @@ class Agent(NamedTuple):
         empty_memory: ``(batch) -> memory`` for the first step of an episode.
         policy_sees: ``(state, trajectory) -> pytree`` with leading axis ``B`` for ``policy_network``.
         critic_sees: the same for ``critic_network``.
-        flatten: ``[T, N, ...] -> [B, ...]``, each environment's steps in sequence where networks are recurrent.
+        flatten: ``[T, N, ...] -> [B, ...]``, each environment's steps in sequence.
         init_policy: ``(key, observation) -> policy parameters``, from one observation.
         init_critic: ``(key, observation) -> critic parameters``.
         policy_network: ``(policy parameters, seen) -> distribution``.
@@ -134,12 +134,10 @@ def make_agent(config: TrainConfig) -> Agent:
         return Sequences(observation, flatten(start), repeated, length)
 
     def flatten(tree: PyTree) -> PyTree:
-        order = lambda x: x if config.memory is None else jnp.swapaxes(x, 0, 1)  # noqa: E731
-        return jax.tree.map(lambda x: jnp.reshape(order(x), (-1, *x.shape[2:])), tree)
+        return jax.tree.map(lambda x: jnp.reshape(jnp.swapaxes(x, 0, 1), (-1, *x.shape[2:])), tree)
 
     def unflatten(x: Array, like: Trajectory) -> Array:
-        time, envs = like.reward.shape
-        return jnp.reshape(x, (time, envs)) if config.memory is None else jnp.reshape(x, (envs, time)).T
+        return jnp.reshape(x, like.reward.shape[::-1]).T
 
     def policy_sees(state: Learned, trajectory: Trajectory) -> PyTree:
         return sequences(state, trajectory, trajectory.memory.policy)

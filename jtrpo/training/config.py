@@ -1,6 +1,7 @@
 """Settings: what is static (shapes, code paths) and what is a number that may be traced."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from jtrpo.envs.resolve import resolve
 from jtrpo.networks.heads import BOX_DISTRIBUTIONS, check_action_space
 from jtrpo.networks.recurrent import CELLS
 from jtrpo.networks.torso import ACTION_MASK, ACTIVATIONS, check_observation_space
+from jtrpo.training.mesh import SEEDS, environment_axes
 
 Number = float | Float[Array, "..."]
 
@@ -155,6 +157,8 @@ class TrainConfig:
         critic: ``"adam"``, or ``"gauss_newton"``: second-order steps in a trust region on the values.
         critic_epochs: passes over the batch in each critic fit: of Adam, or Gauss-Newton steps (one or two are plenty).
         critic_minibatches: Adam steps per pass; must divide the batch, or with a memory the environments.
+        mesh: devices to train on, a ``jax.sharding.Mesh``: the environments are divided among them, the update is that of the whole
+            batch. An axis named ``"seeds"`` is left to seeds, see :mod:`jtrpo.training.mesh`. ``None``: one device.
 
     Raises:
         TypeError: a value of the wrong type.
@@ -199,6 +203,7 @@ class TrainConfig:
     critic: str = "adam"
     critic_epochs: int = 10
     critic_minibatches: int = 4
+    mesh: jax.sharding.Mesh | None = dataclasses.field(default=None, metadata={"cli": False})
 
     def __post_init__(self) -> None:
         for name in (
@@ -253,6 +258,8 @@ class TrainConfig:
         check_action_space(self.environment.action_space, self.environment.observation_space)
         if self.sampling == "vine":
             self._check_vine()
+        if self.mesh is not None:
+            self._check_mesh(self.mesh)
 
     def _check_numbers_that_change(self) -> None:
         for field, choices in (("adapt", ADAPTIVE), ("anneal", ANNEALED)):
@@ -274,6 +281,33 @@ class TrainConfig:
         for name in changing:
             if changing.count(name) > 1:
                 raise ValueError(f"{name} is named more than once among adapt, anneal and schedules; choose one")
+
+    def _check_mesh(self, mesh: jax.sharding.Mesh) -> None:
+        if not isinstance(mesh, jax.sharding.Mesh):
+            raise TypeError(f"mesh must be a jax.sharding.Mesh, such as jax.make_mesh((2,), ('envs',)); got {mesh!r}")
+        axes = environment_axes(mesh)
+        if mesh.size == 0 or not axes:
+            raise ValueError(
+                f"mesh needs devices along at least one axis beside {SEEDS!r}; got {dict(mesh.shape)}: an axis 'envs', say"
+            )
+        if isinstance(self.environment, HostEnvironment):
+            raise ValueError(f"{self.environment} is stepped in Python, which no mesh can share; use an environment in JAX")
+        if self.sampling == "vine":
+            raise ValueError("sampling='vine' draws its states from the whole collection, on one device; leave mesh out")
+        devices = math.prod(mesh.shape[axis] for axis in axes)
+        if self.num_envs % devices:
+            raise ValueError(
+                f"num_envs must be divisible by the mesh's {devices} devices along {', '.join(axes)}; got {self.num_envs}: "
+                f"{self.num_envs // devices * devices or devices} or {(self.num_envs // devices + 1) * devices} would do"
+            )
+        local = self.num_envs // devices
+        pieces = local if self.memory is not None else local * self.num_steps
+        if self.critic == "adam" and pieces % self.critic_minibatches:
+            what = "sequences" if self.memory is not None else "samples"
+            raise ValueError(
+                f"critic_minibatches must divide each device's share of the batch, {pieces} {what} on each of {devices} devices; "
+                f"got {self.critic_minibatches}"
+            )
 
     def _check_vine(self) -> None:
         if isinstance(self.environment, HostEnvironment):

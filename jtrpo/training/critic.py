@@ -8,6 +8,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
+from jtrpo.core.batch import AxisName, axis_size, keys_by_place, sum_over
+from jtrpo.core.fisher import per_device
+
 _ADAM = optax.scale_by_adam(eps=1e-5)
 
 init_critic_optimizer = _ADAM.init
@@ -43,10 +46,12 @@ def fit_critic(
     epochs: int,
     minibatches: int,
     sequence_length: int = 1,
+    axis_name: AxisName = None,
 ) -> tuple[PyTree, optax.OptState, Float[Array, ""]]:
     """Minimise mean((V - target)^2) / 2 by Adam in minibatches; the key is consumed.
 
-    The batch is shuffled once, whole sequences together; every epoch passes over the same minibatches.
+    The batch is dealt out once: of every ``minibatches`` neighbours each minibatch gets one, which is drawn by lot, whole sequences
+    together. Each minibatch so holds samples of every stretch of the batch, and every epoch passes over the same ones.
 
     Args:
         critic: pure function ``(params, observation) -> value``.
@@ -54,31 +59,37 @@ def fit_critic(
         optimizer_state: Adam's moments.
         observation: any pytree, leading axis ``B``.
         target: value targets.
-        key: for the shuffle.
+        key: for the lot.
         learning_rate: Adam's.
         epochs: passes over the batch.
         minibatches: steps per pass; must divide ``B / sequence_length``.
         sequence_length: steps that stay together, for a recurrent critic.
+        axis_name: mapped axis over which the batch is spread, in order: every mean is taken over it. Each device's share must
+            divide as ``B`` must.
 
     Returns:
         ``(params, optimizer_state, loss)``, the loss as in :class:`CriticInfo`.
     """
 
+    devices = axis_size(axis_name)
+
     def loss(params: PyTree, observation: PyTree, target: Array) -> Float[Array, ""]:
-        return 0.5 * jnp.mean(jnp.square(critic(params, observation) - target))
+        return 0.5 * jnp.mean(jnp.square(critic(params, observation) - target)) / devices
 
     def step(carry: tuple, minibatch: tuple) -> tuple[tuple, Array]:
         params, optimizer_state = carry
-        value, gradient = jax.value_and_grad(loss)(params, *minibatch)
+        local = jax.value_and_grad(loss)(per_device(params, axis_name), *minibatch)
+        value, gradient = sum_over(local, axis_name)
         updates, optimizer_state = _ADAM.update(gradient, optimizer_state)
         params = jax.tree.map(lambda p, u: p - (learning_rate * u).astype(p.dtype), params, updates)
         return (params, optimizer_state), value
 
     data = (observation, target)
     if minibatches > 1:
-        order = jax.random.permutation(key, target.shape[0] // sequence_length)
-        if sequence_length > 1:
-            order = (order[:, None] * sequence_length + jnp.arange(sequence_length)[None]).reshape(-1)
+        hands = target.shape[0] // (sequence_length * minibatches)
+        lot = jax.vmap(lambda key: jax.random.randint(key, (), 0, minibatches))(keys_by_place(key, hands, axis_name))
+        dealt = (lot[None] + jnp.arange(minibatches)[:, None]) % minibatches + minibatches * jnp.arange(hands)[None]
+        order = (dealt[..., None] * sequence_length + jnp.arange(sequence_length)[None, None]).reshape(-1)
         data = jax.tree.map(lambda x: jnp.take(x, order, axis=0), data)
     data = jax.tree.map(lambda x: jnp.reshape(x, (minibatches, -1, *x.shape[1:])), data)
     (params, optimizer_state), losses = jax.lax.scan(
@@ -87,7 +98,13 @@ def fit_critic(
     return params, optimizer_state, jnp.mean(losses[-1])
 
 
-def explained_variance(value: Float[Array, "..."], target: Float[Array, "..."]) -> Float[Array, ""]:
+def explained_variance(
+    value: Float[Array, "..."], target: Float[Array, "..."], axis_name: AxisName = None
+) -> Float[Array, ""]:
     """1 - var(target - value) / var(target); NaN where the targets are constant."""
-    variance = jnp.var(target)
-    return jnp.where(variance > 0, 1.0 - jnp.var(target - value) / jnp.where(variance > 0, variance, 1.0), jnp.nan)
+    share = 1.0 / (target.size * axis_size(axis_name))
+    mean = lambda pair: sum_over(jnp.stack([jnp.sum(x) * share for x in pair]), axis_name)  # noqa: E731
+    pair = (target - value, target)
+    centred = [x - m for x, m in zip(pair, mean(pair), strict=True)]
+    residual, variance = mean([jnp.square(x) for x in centred])
+    return jnp.where(variance > 0, 1.0 - residual / jnp.where(variance > 0, variance, 1.0), jnp.nan)

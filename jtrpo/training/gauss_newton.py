@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from jtrpo.core.batch import stratified
+from jtrpo.core.batch import AxisName, mean_weights, stratified, sum_over, weighted_sum
 from jtrpo.core.conjugate_gradient import conjugate_gradient
+from jtrpo.core.fisher import per_device
 from jtrpo.core.line_search import Evaluation, line_search
 from jtrpo.training.critic import Critic
 
@@ -24,6 +25,7 @@ def fit_gauss_newton(
     cg_iterations: int,
     fraction: float = 1.0,
     sequence_length: int = 1,
+    axis_name: AxisName = None,
 ) -> tuple[PyTree, Float[Array, ""]]:
     """Minimise mean((V - target)^2) / 2 by trust-region steps.
 
@@ -44,6 +46,7 @@ def fit_gauss_newton(
         cg_iterations: most products with J^T J per step.
         fraction: share of the batch, spread over all of it, on which they are taken; everything else uses the whole batch.
         sequence_length: steps that stay together, for a recurrent critic.
+        axis_name: mapped axis over which the batch is spread, in order: every mean is taken over it.
 
     Returns:
         ``(params, loss)``, the loss after the last step.
@@ -51,22 +54,26 @@ def fit_gauss_newton(
     Source: Schulman et al. 2016, High-Dimensional Continuous Control Using Generalized Advantage Estimation,
     https://arxiv.org/abs/1506.02438, section 5.
     """
-    some = stratified(observation, target.shape[0], fraction, sequence_length)
+    size = target.shape[0]
+    whole = mean_weights(None, size, axis_name)
+    some, some_weight = stratified(observation, None, size, fraction, sequence_length, axis_name)
+    some_weight = mean_weights(some_weight, jax.tree.leaves(some)[0].shape[0], axis_name)
 
-    def linearize(params: PyTree, observation: PyTree) -> tuple[Array, Callable, Callable]:
-        """V, ``J v`` and ``J^T u / B``."""
+    def linearize(params: PyTree, observation: PyTree, weight: Array) -> tuple[Array, Callable, Callable]:
+        """V, ``J v`` and ``J^T u / B``, the last as this device's part of a sum."""
+        params = per_device(params, axis_name)
         value, jvp = jax.linearize(lambda p: critic(p, observation), params)
         transpose = jax.linear_transpose(jvp, params)
-        return value, jvp, lambda u: transpose(u / u.shape[0])[0]
+        return value, lambda v: jvp(per_device(v, axis_name)), lambda u: transpose(jnp.where(weight == 0, 0.0, weight * u))[0]
 
     def step(params: PyTree, _: None) -> tuple[PyTree, Float[Array, ""]]:
-        value, jvp, vjp = linearize(params, observation)
-        variance = jnp.mean(jnp.square(target - value))
-        gradient = vjp(target - value)
+        value, jvp, vjp = linearize(params, observation, whole)
+        error = target - value
+        variance, gradient = sum_over((weighted_sum(jnp.square(error), whole), vjp(error)), axis_name)
         if fraction < 1:
-            jvp, vjp = linearize(params, some)[1:]
+            jvp, vjp = linearize(params, some, some_weight)[1:]
         direction, cg = conjugate_gradient(
-            lambda v: jax.tree.map(lambda a, b: a + damping * b, vjp(jvp(v)), v),
+            lambda v: jax.tree.map(lambda a, b: a + damping * b, sum_over(vjp(jvp(v)), axis_name), v),
             gradient,
             max_iterations=cg_iterations,
         )
@@ -76,8 +83,9 @@ def fit_gauss_newton(
         def evaluate(candidate: PyTree) -> Evaluation:
             new = critic(candidate, observation)
             change = jnp.square(new - value) / (2.0 * jnp.where(variance > 0, variance, 1.0))
-            objective = -0.5 * jnp.mean(jnp.square(new - target))
-            return Evaluation(objective, jnp.mean(change), jnp.max(change), jnp.zeros_like(objective))
+            sums = (weighted_sum(jnp.square(new - target), whole), weighted_sum(change, whole))
+            loss, mean_change = sum_over(sums, axis_name)
+            return Evaluation(-0.5 * loss, mean_change, zero, zero)  # the largest change and an entropy are not asked for
 
         zero = jnp.zeros_like(variance)
         start = Evaluation(-0.5 * variance, zero, zero, zero)

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
+from jtrpo.core.batch import AxisName, axis_size, sum_over
+
 
 class RunningStatistics(NamedTuple):
     """Moments of everything seen so far.
@@ -28,8 +30,10 @@ def init_statistics(example: PyTree) -> RunningStatistics:
     return RunningStatistics(jnp.zeros(()), zeros, zeros)
 
 
-def update_statistics(statistics: RunningStatistics, samples: PyTree) -> RunningStatistics:
-    """Merge samples, whose leading axes (beyond the components' own) all count as samples.
+def update_statistics(
+    statistics: RunningStatistics, samples: PyTree, axis_name: AxisName = None
+) -> RunningStatistics:
+    """Merge samples, whose leading axes (beyond the components' own) all count as samples, and ``axis_name`` as well.
 
     n = n_a + n_b,  mean = mean_a + d n_b / n,  m2 = m2_a + m2_b + d^2 n_a n_b / n,  with d = mean_b - mean_a
 
@@ -38,10 +42,12 @@ def update_statistics(statistics: RunningStatistics, samples: PyTree) -> Running
     Source: Chan, Golub and LeVeque 1979, Updating Formulae and a Pairwise Algorithm for Computing Sample Variances.
     """
     rows = jax.tree.map(lambda mean, x: jnp.reshape(x, (-1, *mean.shape)), statistics.mean, samples)
-    added = jax.tree.leaves(rows)[0].shape[0]
+    added = jax.tree.leaves(rows)[0].shape[0] * axis_size(axis_name)
     total = statistics.samples + added
-    batch_mean = jax.tree.map(lambda x: jnp.mean(x, axis=0), rows)
-    batch_m2 = jax.tree.map(lambda x, mean: jnp.sum(jnp.square(x - mean[None]), axis=0), rows, batch_mean)
+    sums = jax.tree.map(lambda x: jnp.sum(x, axis=0, dtype=jnp.result_type(x, float)), rows)
+    batch_mean = jax.tree.map(lambda x: x / added, sum_over(sums, axis_name))
+    squares = jax.tree.map(lambda x, mean: jnp.sum(jnp.square(x - mean[None]), axis=0), rows, batch_mean)
+    batch_m2 = sum_over(squares, axis_name)
     difference = jax.tree.map(jnp.subtract, batch_mean, statistics.mean)
     mean = jax.tree.map(lambda m, d: m + d * (added / total), statistics.mean, difference)
     m2 = jax.tree.map(

@@ -24,8 +24,8 @@ def slide_window(window: Trajectory, newest: Trajectory, first: Bool[Array, ""])
         first: whether this is the first collection of all, which then also stands in for those that are missing.
 
     Returns:
-        ``(window, recent)``: the next window, and this one and the newest side by side as one trajectory of ``(W + 1) * N``
-        environments, newest last.
+        ``(window, recent)``: the next window, and this one and the newest side by side as one trajectory of ``N * (W + 1)``
+        environments: each environment's collections next to one another, oldest first.
 
     Source: Queeney, Paschalidis and Cassandras 2021, Generalized Proximal Policy Optimization with Sample Reuse,
     https://arxiv.org/abs/2111.00072.
@@ -36,7 +36,7 @@ def slide_window(window: Trajectory, newest: Trajectory, first: Bool[Array, ""])
 
     collections = jax.tree.map(append, window, newest)
     wide = jax.tree.map(
-        lambda x: jnp.reshape(jnp.moveaxis(x, 0, 1), (x.shape[1], -1, *x.shape[3:])), collections._replace(memory=())
+        lambda x: jnp.reshape(jnp.moveaxis(x, 0, 2), (x.shape[1], -1, *x.shape[3:])), collections._replace(memory=())
     )
-    memory = jax.tree.map(lambda x: jnp.reshape(x, (-1, *x.shape[2:])), collections.memory)
+    memory = jax.tree.map(lambda x: jnp.reshape(jnp.moveaxis(x, 0, 1), (-1, *x.shape[2:])), collections.memory)
     return jax.tree.map(lambda x: x[1:], collections), wide._replace(memory=memory)

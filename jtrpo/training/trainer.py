@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from jtrpo.core.advantage import gae
@@ -20,6 +21,7 @@ from jtrpo.training.agent import Agent, make_agent
 from jtrpo.training.config import Hyperparams, TrainConfig, as_arrays
 from jtrpo.training.critic import CriticInfo, explained_variance, fit_critic, init_critic_optimizer
 from jtrpo.training.gauss_newton import fit_gauss_newton
+from jtrpo.training.mesh import environment_axes, on_each_device, shardings
 from jtrpo.training.normalization import (
     RunningStatistics,
     all_finite,
@@ -174,6 +176,7 @@ def make_learner(config: TrainConfig) -> Learner:
         config: static settings.
     """
     agent = make_agent(config)
+    axis_name = None if config.mesh is None else environment_axes(config.mesh)
     sequence_length = 1 if config.memory is None else config.num_steps
     vine = config.sampling == "vine"
     environment: Any = config.environment  # which only the branches of "vine" act in, and those are never on the host
@@ -236,13 +239,14 @@ def make_learner(config: TrainConfig) -> Learner:
             gamma=state.hyperparams.gamma,
             gae_lambda=state.hyperparams.gae_lambda,
         )
-        newest = slice(-config.num_envs, None)
+        newest = slice(config.reuse - 1, None, config.reuse)
         critic_memory = jax.tree.map(lambda x: x[newest], critic_memory)
         memory = state.env_state.memory._replace(critic=critic_memory)
         state = state._replace(env_state=state.env_state._replace(memory=memory))
         samples = agent.flatten((trajectory.action, advantage, trajectory.log_prob))
         batch = Batch(agent.policy_sees(state, trajectory), *samples)
-        return state, batch, agent.flatten(target), explained_variance(value[:, newest], target[:, newest])
+        explained = explained_variance(value[:, newest], target[:, newest], axis_name)
+        return state, batch, agent.flatten(target), explained
 
     def reward_scale(state: TrainState) -> float | Float[Array, ""]:
         return standard_deviation(state.return_statistics) if config.scale_rewards else 1.0
@@ -289,6 +293,7 @@ def make_learner(config: TrainConfig) -> Learner:
             constraint=config.constraint,
             preconditioner=config.preconditioner,
             sequence_length=1 if vine else sequence_length,
+            axis_name=axis_name,
         )
         return state._replace(policy_params=params), info
 
@@ -296,7 +301,7 @@ def make_learner(config: TrainConfig) -> Learner:
         state: TrainState, trajectory: Trajectory, target: Array, key: PRNGKeyArray
     ) -> tuple[TrainState, Float[Array, ""], Bool[Array, ""]]:
         if config.normalize_values:
-            state = state._replace(target_statistics=update_statistics(state.target_statistics, target))
+            state = state._replace(target_statistics=update_statistics(state.target_statistics, target, axis_name))
             target = normalize(state.target_statistics, target, clip=jnp.inf)
         optimizer, seen = state.critic_optimizer, agent.critic_sees(state, trajectory)
         old = (state.critic_params, optimizer)
@@ -312,6 +317,7 @@ def make_learner(config: TrainConfig) -> Learner:
                 cg_iterations=config.cg_iterations,
                 fraction=config.critic_fraction,
                 sequence_length=sequence_length,
+                axis_name=axis_name,
             )
         else:
             params, optimizer, loss = fit_critic(
@@ -325,6 +331,7 @@ def make_learner(config: TrainConfig) -> Learner:
                 epochs=config.critic_epochs,
                 minibatches=config.critic_minibatches,
                 sequence_length=sequence_length,
+                axis_name=axis_name,
             )
         fitted = all_finite((loss, params, optimizer))
         params, optimizer = jax.tree.map(partial(jnp.where, fitted), (params, optimizer), old)
@@ -333,7 +340,9 @@ def make_learner(config: TrainConfig) -> Learner:
     def learn_statistics(state: TrainState, trajectory: Trajectory) -> TrainState:
         if config.normalize_observations:
             state = state._replace(
-                observation_statistics=update_statistics(state.observation_statistics, trajectory.observation)
+                observation_statistics=update_statistics(
+                    state.observation_statistics, trajectory.observation, axis_name
+                )
             )
         if config.scale_rewards:
 
@@ -345,7 +354,8 @@ def make_learner(config: TrainConfig) -> Learner:
             steps = (trajectory.reward, trajectory.done)
             running, returns = jax.lax.scan(discount, state.discounted_return, steps)
             state = state._replace(
-                return_statistics=update_statistics(state.return_statistics, returns), discounted_return=running
+                return_statistics=update_statistics(state.return_statistics, returns, axis_name),
+                discounted_return=running,
             )
         return state
 
@@ -359,6 +369,22 @@ def make_learner(config: TrainConfig) -> Learner:
 def step_keys(state: TrainState) -> PRNGKeyArray:
     """Four keys: of the next state, of this one's collection, of its critic fit and of its branches."""
     return jax.random.split(state.key, 4)
+
+
+def state_shardings(config: TrainConfig, state: TrainState) -> TrainState | None:
+    """Where each array of a state (or of its shapes) lies on the configuration's mesh; ``None`` without a mesh."""
+    return None if config.mesh is None else shardings(config.mesh, state, _specs(config)[0])
+
+
+def _specs(config: TrainConfig) -> tuple[TrainState, Trajectory]:
+    """How a state and a trajectory lie on the mesh: what belongs to environments is divided, all else is everywhere."""
+    assert config.mesh is not None
+    axes = environment_axes(config.mesh)
+    first, second, third = (PartitionSpec(*[None] * axis, axes) for axis in range(3))
+    trajectory = Trajectory(*[second] * len(Trajectory._fields))._replace(memory=first)
+    window = Trajectory(*[third] * len(Trajectory._fields))._replace(memory=second)
+    state = TrainState(*[PartitionSpec()] * len(TrainState._fields))._replace(env_state=first, discounted_return=first)
+    return (state._replace(window=window) if config.reuse > 1 else state._replace(window=())), trajectory
 
 
 def _hold_noise(config: TrainConfig) -> int:
@@ -379,6 +405,11 @@ def _build(config: TrainConfig) -> tuple[Trainer, Callable[[TrainState], Traject
     max_episode_steps = getattr(environment, "max_episode_steps", None)
     agent, learner = make_agent(config), make_learner(config)
     hold_noise = _hold_noise(config)
+    learn, mesh = learner.learn, config.mesh
+    if mesh is not None:
+        state_specs, trajectory_specs = _specs(config)
+        everywhere = PartitionSpec()
+        learn = on_each_device(mesh, learn, (state_specs, trajectory_specs, everywhere), (state_specs, everywhere))
 
     def init(key: PRNGKeyArray, hyperparams: Hyperparams = Hyperparams()) -> TrainState:
         hyperparams.check()
@@ -387,11 +418,11 @@ def _build(config: TrainConfig) -> tuple[Trainer, Callable[[TrainState], Traject
         state = learner.init(key, hyperparams, env_state, jax.tree.map(lambda x: x[0], env_state.observation))
         if config.reuse > 1:
             state = state._replace(window=empty_window(jax.eval_shape(next_trajectory, state), config.reuse))
-        return state
+        return place(state)
 
     def step(state: TrainState) -> tuple[TrainState, Metrics]:
         state, trajectory, episodes = collect_trajectories(state, step_keys(state)[1])
-        return learner.learn(state, trajectory, episodes)
+        return learn(state, trajectory, episodes)
 
     def next_trajectory(state: TrainState) -> Trajectory:
         return collect_trajectories(state, step_keys(state)[1])[1]
@@ -425,7 +456,14 @@ def _build(config: TrainConfig) -> tuple[Trainer, Callable[[TrainState], Traject
             distribution, memory = agent.policy(state, observation, memory)
             return distribution.mode() if deterministic else distribution.sample(key), memory
 
-        return play_episodes(environment, actor, key, num_episodes, max_steps, agent.empty_memory(num_episodes))
+        returns = play_episodes(environment, actor, key, num_episodes, max_steps, agent.empty_memory(num_episodes))
+        if mesh is not None:
+            returns = jax.lax.with_sharding_constraint(returns, shardings(mesh, returns, PartitionSpec()))
+        return returns
+
+    def place(state: TrainState) -> TrainState:
+        where = state_shardings(config, state)
+        return state if where is None else jax.lax.with_sharding_constraint(state, where)
 
     return Trainer(init, step, evaluate), next_trajectory
 
