@@ -49,7 +49,7 @@ def test_check_batch_names_the_entry_its_shape_and_the_shape_wanted(changes, mes
 )
 def test_stratified_takes_one_entry_of_each_stretch_of_every_leaf(size, fraction, count):
     x = jnp.arange(size)
-    taken = stratified({"x": x, "y": jnp.stack([x, x], axis=1)}, size, fraction)
+    taken = stratified({"x": x, "y": jnp.stack([x, x], axis=1)}, None, size, fraction)[0]
     edges = np.arange(count + 1) * size // count
     assert (edges[:-1] <= taken["x"]).all()
     assert (taken["x"] < edges[1:]).all()
@@ -60,7 +60,7 @@ def test_stratified_takes_one_entry_of_each_stretch_of_every_leaf(size, fraction
 @pytest.mark.parametrize("num_envs", [8, 10, 64])
 def test_stratified_sees_every_environment_about_equally(fraction, num_envs):
     size = 64 * num_envs
-    seen = np.bincount(np.asarray(stratified(jnp.arange(size), size, fraction)) % num_envs, minlength=num_envs)
+    seen = np.bincount(np.asarray(stratified(jnp.arange(size), None, size, fraction)[0]) % num_envs, minlength=num_envs)
     assert seen.min() > 0  # every n-th would leave out three in four of them
     assert seen.max() <= 2.5 * seen.mean()
 

@@ -8,6 +8,7 @@ from tests.devices import run_on
 
 COMMON = """
 import json
+import re
 from functools import partial
 
 import jtrpo
@@ -17,18 +18,21 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jax.sharding import AxisType, Mesh
 
+jax.config.update("jax_enable_x64", True)  # in float32 the same 20 updates differ by some 1e-6, and more on other tasks
 assert len(jax.devices()) == 8
 mesh = Mesh(np.array(jax.devices()), ("envs",))
 
 
 def difference(x, y):
     x, y = (ravel_pytree(jax.device_get(tree))[0] for tree in (x, y))
-    return float(jnp.linalg.norm(x - y) / jnp.linalg.norm(x))
+    return float(jnp.linalg.norm(x - y) / jnp.maximum(jnp.linalg.norm(x), 1e-30))
 
 
-def updates(config, number, cast=lambda x: x):
+def updates(config, number):
     trainer = jtrpo.make_trainer(config)
-    state = jax.tree.map(cast, jax.jit(trainer.init)(jax.random.key(0)))
+    double = lambda x: x.astype(float) if x.dtype == jnp.float32 else x
+    numbers = jtrpo.Hyperparams(cg_tolerance=1e-3)  # near rounding, rounding would decide which iteration is the last
+    state = jax.tree.map(double, jax.jit(trainer.init)(jax.random.key(0), numbers))
     step = jax.jit(trainer.step)
     for _ in range(number):
         state, metrics = step(state)
@@ -59,14 +63,12 @@ print(json.dumps([difference(one[0].policy_params, state.policy_params), differe
 def test_twenty_updates_on_eight_devices_are_those_on_one():
     policy, critic = json.loads(run_on(8, COMMON + CARTPOLE))
     assert policy <= 1e-5
-    assert critic <= 1e-5
+    assert critic <= 1e-9
 
 
-IN_FLOAT64 = """
-jax.config.update("jax_enable_x64", True)
-double = lambda x: x.astype(float) if x.dtype == jnp.float32 else x
+OF_THREE_UPDATES = """
 common = {"num_envs": 16, "num_steps": 8, "hidden_sizes": (8,), "critic_epochs": 2, "cg_iterations": 3, **SETTINGS}
-for one, eight in zip(*(updates(jtrpo.TrainConfig("CartPole-v1", mesh=m, **common), 3, double) for m in (None, mesh))):
+for one, eight in zip(*(updates(jtrpo.TrainConfig("CartPole-v1", mesh=m, **common), 3) for m in (None, mesh))):
     assert one[1].policy.accepted
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12), one[1], jax.device_get(eight[1]))
 for name in ("policy_params", "critic_params", "observation_statistics", "return_statistics", "target_statistics"):
@@ -85,11 +87,11 @@ for name in ("policy_params", "critic_params", "observation_statistics", "return
     ],
     ids=["fractions", "memory and reuse", "largest KL"],
 )
-def test_in_float64_no_setting_knows_the_number_of_devices(settings):
-    run_on(8, COMMON + IN_FLOAT64.replace("SETTINGS", repr(settings)))
+def test_no_setting_knows_the_number_of_devices(settings):
+    run_on(8, COMMON + OF_THREE_UPDATES.replace("SETTINGS", repr(settings)))
 
 
-SEEDS = """
+SEEDS = r"""
 seeds_mesh = jax.make_mesh((4, 2), ("seeds", "envs"), axis_types=(AxisType.Explicit,) * 2)  # either kind of axes will do
 common = {"num_envs": 4, "num_steps": 8, "hidden_sizes": (8,), "critic_epochs": 2, "total_timesteps": 64}
 keys = jax.random.split(jax.random.key(0), 8)
@@ -101,15 +103,15 @@ assert difference(alone.state.policy_params, result.state.policy_params) < 1e-5
 here = result.state.env_state.observation.addressable_shards[0].data
 assert here.shape == (2, 2, 4), here.shape
 text = train.lower(keys).compile().as_text()
-groups = set(line.split("replica_groups=")[1].split(",")[0] for line in text.splitlines() if " all-reduce(" in line)
-print(json.dumps(["seeds" in group for group in groups]))
+groups = [re.search(r"replica_groups=mesh\[.*?\] ({.*?})", line)[1] for line in text.splitlines() if " all-reduce(" in line]
+assert set(groups) == {"{'envs'}"}
 assert "all-gather" not in text
 """
 
 
 @pytest.mark.slow
 def test_a_second_axis_takes_the_seeds_which_say_nothing_to_one_another():
-    assert not any(json.loads(run_on(8, COMMON + SEEDS)))
+    run_on(8, COMMON + SEEDS)
 
 
 REFUSED = """

@@ -26,9 +26,10 @@ def test_the_window_slides_and_stands_side_by_side():
         window, recent = slide_window(window, collection(number), jnp.bool_(number == 0))
         expected = [collection(max(0, earlier)) for earlier in (number - 2, number - 1, number)]
         for name in ("observation", "action", "log_prob", "reward", "terminated", "truncated", "final_observation"):
-            wide = np.concatenate([getattr(each, name) for each in expected], axis=1)
-            np.testing.assert_array_equal(getattr(recent, name), wide)
-        np.testing.assert_array_equal(recent.memory[0], np.concatenate([each.memory[0] for each in expected]))
+            for age, each in enumerate(expected):
+                np.testing.assert_array_equal(getattr(recent, name)[:, age::3], getattr(each, name))
+        for age, each in enumerate(expected):
+            np.testing.assert_array_equal(recent.memory[0][age::3], each.memory[0])
         for newest_first, each in enumerate(reversed(expected[1:])):
             np.testing.assert_array_equal(window.reward[-1 - newest_first], each.reward)
 
