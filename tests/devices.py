@@ -17,7 +17,12 @@ def environment(devices):
 def run_on(devices, code, *, timeout=300):
     """Output of ``code`` in a process with so many CPU devices."""
     done = subprocess.run(
-        [sys.executable, "-c", code], env=environment(devices), capture_output=True, text=True, timeout=timeout, check=False
+        [sys.executable, "-c", code],
+        env=environment(devices),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return done.stdout

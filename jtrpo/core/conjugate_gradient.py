@@ -33,6 +33,7 @@ class CGInfo(NamedTuple):
     curvature_guard: Bool[Array, ""]
 
 
+@jax.named_scope("conjugate_gradient")
 def conjugate_gradient(
     matvec: Callable[[PyTree], PyTree],
     b: PyTree,

@@ -79,6 +79,7 @@ class LineSearchInfo(NamedTuple):
     fraction: Float[Array, ""]
 
 
+@jax.named_scope("line_search")
 def line_search(
     evaluate: Callable[[PyTree], Evaluation],
     params: PyTree,

@@ -22,7 +22,14 @@ from jtrpo.core.check import check_choice, check_count, check_number, check_stat
 from jtrpo.core.conjugate_gradient import conjugate_gradient, tree_dot
 from jtrpo.core.diagonal import diagonal_preconditioner
 from jtrpo.core.distributions import Distribution
-from jtrpo.core.fisher import Policy, check_distribution, fisher_operator, linearize_policy, per_device, sample_curvature
+from jtrpo.core.fisher import (
+    Policy,
+    check_distribution,
+    fisher_operator,
+    linearize_policy,
+    per_device,
+    sample_curvature,
+)
 from jtrpo.core.line_search import Evaluation, UpdateStatus, line_search
 from jtrpo.core.objective import Objective, likelihood_ratio, local_surrogate
 from jtrpo.core.vine import log_prob_of_each, normalize_values
@@ -118,8 +125,8 @@ def trpo_update(
             of the Fisher matrix's diagonal, see :func:`jtrpo.core.diagonal.diagonal_preconditioner`.
         sequence_length: for a recurrent policy: samples come in sequences of this length, one after another, which
             ``fisher_fraction`` keeps whole; a step of weight zero is still remembered. Static.
-        axis_name: mapped axis (of ``vmap`` or ``shard_map``), or axes, over which the batch is spread in order: every mean is taken
-            over it, and the update is that of the whole batch. Static.
+        axis_name: mapped axis (of ``vmap`` or ``shard_map``), or axes, over which the batch is spread in order: every mean is
+            taken over it, and the update is that of the whole batch. Static.
 
     Returns:
         ``(new_params, info)``.

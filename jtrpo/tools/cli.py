@@ -39,7 +39,6 @@ from jtrpo.training.report import OnUpdate, guarded
 from jtrpo.training.trainer import Metrics
 from jtrpo.training.tuned import TUNED
 
-
 LOST = 75
 """Exit code of a process whose run lost another one: sysexits' EX_TEMPFAIL, to be tried again."""
 
@@ -300,7 +299,9 @@ def _train(command: Any, argv: list[str]) -> signal.Signals | None:
             restored = _restore(checkpoints, command.resume)
         elif command.resume:
             raise ValueError("resume needs the folder to go on from; give --checkpoint-dir")
-        listeners: list[OnUpdate] = [stack.enter_context(Progress(config, command.seed, quiet=command.quiet or not is_lead()))]
+        listeners: list[OnUpdate] = [
+            stack.enter_context(Progress(config, command.seed, quiet=command.quiet or not is_lead()))
+        ]
         if command.tensorboard is not None and is_lead():
             listeners.append(guarded(stack.enter_context(TensorBoard(command.tensorboard))))
         if command.wandb is not None and is_lead():

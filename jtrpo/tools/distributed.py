@@ -27,7 +27,9 @@ def join(coordinator: str | None, num_processes: int | None, process_id: int | N
     given = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
     missing = [name for name, value in given.items() if value is None]
     if 0 < len(missing) < 3:
-        raise ValueError(f"distributed needs all of {', '.join(given)}, or none on a cluster; {', '.join(missing)} is missing")
+        raise ValueError(
+            f"distributed needs all of {', '.join(given)}, or none on a cluster; {', '.join(missing)} is missing"
+        )
     if num_processes is not None and process_id is not None:
         check_count("num_processes", num_processes, at_least=1)
         check_count("process_id", process_id, at_least=0)

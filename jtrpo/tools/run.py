@@ -139,7 +139,9 @@ def run_training(
         "refused": dict(Counter(UpdateStatus(status).name for status in metrics.policy.status if status)),
         "critic_refused": int((~metrics.critic.accepted).sum()),
     }
-    if checkpoints is not None and is_lead() and (done < last or read_summary(checkpoints.directory) is None):  # else it tells more
+    if (
+        checkpoints is not None and is_lead() and (done < last or read_summary(checkpoints.directory) is None)
+    ):  # else it tells more
         write_result(checkpoints.directory, summary, returns, metrics)
     return Run(state, metrics, summary)
 

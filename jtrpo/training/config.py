@@ -157,8 +157,8 @@ class TrainConfig:
         critic: ``"adam"``, or ``"gauss_newton"``: second-order steps in a trust region on the values.
         critic_epochs: passes over the batch in each critic fit: of Adam, or Gauss-Newton steps (one or two are plenty).
         critic_minibatches: Adam steps per pass; must divide the batch, or with a memory the environments.
-        mesh: devices to train on, a ``jax.sharding.Mesh``: the environments are divided among them, the update is that of the whole
-            batch. An axis named ``"seeds"`` is left to seeds, see :mod:`jtrpo.training.mesh`. ``None``: one device.
+        mesh: devices to train on, a ``jax.sharding.Mesh``: the environments are divided among them, the update is that of the
+            whole batch. An axis named ``"seeds"`` is left to seeds, see :mod:`jtrpo.training.mesh`. ``None``: one device.
 
     Raises:
         TypeError: a value of the wrong type.
@@ -291,9 +291,13 @@ class TrainConfig:
                 f"mesh needs devices along at least one axis beside {SEEDS!r}; got {dict(mesh.shape)}: an axis 'envs', say"
             )
         if isinstance(self.environment, HostEnvironment):
-            raise ValueError(f"{self.environment} is stepped in Python, which no mesh can share; use an environment in JAX")
+            raise ValueError(
+                f"{self.environment} is stepped in Python, which no mesh can share; use an environment in JAX"
+            )
         if self.sampling == "vine":
-            raise ValueError("sampling='vine' draws its states from the whole collection, on one device; leave mesh out")
+            raise ValueError(
+                "sampling='vine' draws its states from the whole collection, on one device; leave mesh out"
+            )
         devices = math.prod(mesh.shape[axis] for axis in axes)
         if self.num_envs % devices:
             raise ValueError(

@@ -34,6 +34,7 @@ class CriticInfo(NamedTuple):
     accepted: Bool[Array, ""]
 
 
+@jax.named_scope("fit_critic")
 def fit_critic(
     critic: Critic,
     params: PyTree,
@@ -50,8 +51,8 @@ def fit_critic(
 ) -> tuple[PyTree, optax.OptState, Float[Array, ""]]:
     """Minimise mean((V - target)^2) / 2 by Adam in minibatches; the key is consumed.
 
-    The batch is dealt out once: of every ``minibatches`` neighbours each minibatch gets one, which is drawn by lot, whole sequences
-    together. Each minibatch so holds samples of every stretch of the batch, and every epoch passes over the same ones.
+    The batch is dealt out once: of every ``minibatches`` neighbours each minibatch gets one, drawn by lot, whole sequences together.
+    Each minibatch so holds samples of every stretch of the batch; every epoch passes over the same ones.
 
     Args:
         critic: pure function ``(params, observation) -> value``.
@@ -70,7 +71,6 @@ def fit_critic(
     Returns:
         ``(params, optimizer_state, loss)``, the loss as in :class:`CriticInfo`.
     """
-
     devices = axis_size(axis_name)
 
     def loss(params: PyTree, observation: PyTree, target: Array) -> Float[Array, ""]:

@@ -13,6 +13,7 @@ from jtrpo.core.line_search import Evaluation, line_search
 from jtrpo.training.critic import Critic
 
 
+@jax.named_scope("fit_gauss_newton")
 def fit_gauss_newton(
     critic: Critic,
     params: PyTree,
@@ -64,7 +65,11 @@ def fit_gauss_newton(
         params = per_device(params, axis_name)
         value, jvp = jax.linearize(lambda p: critic(p, observation), params)
         transpose = jax.linear_transpose(jvp, params)
-        return value, lambda v: jvp(per_device(v, axis_name)), lambda u: transpose(jnp.where(weight == 0, 0.0, weight * u))[0]
+        return (
+            value,
+            lambda v: jvp(per_device(v, axis_name)),
+            lambda u: transpose(jnp.where(weight == 0, 0.0, weight * u))[0],
+        )
 
     def step(params: PyTree, _: None) -> tuple[PyTree, Float[Array, ""]]:
         value, jvp, vjp = linearize(params, observation, whole)
@@ -85,7 +90,9 @@ def fit_gauss_newton(
             change = jnp.square(new - value) / (2.0 * jnp.where(variance > 0, variance, 1.0))
             sums = (weighted_sum(jnp.square(new - target), whole), weighted_sum(change, whole))
             loss, mean_change = sum_over(sums, axis_name)
-            return Evaluation(-0.5 * loss, mean_change, zero, zero)  # the largest change and an entropy are not asked for
+            return Evaluation(
+                -0.5 * loss, mean_change, zero, zero
+            )  # the largest change and an entropy are not asked for
 
         zero = jnp.zeros_like(variance)
         start = Evaluation(-0.5 * variance, zero, zero, zero)

@@ -30,9 +30,7 @@ def init_statistics(example: PyTree) -> RunningStatistics:
     return RunningStatistics(jnp.zeros(()), zeros, zeros)
 
 
-def update_statistics(
-    statistics: RunningStatistics, samples: PyTree, axis_name: AxisName = None
-) -> RunningStatistics:
+def update_statistics(statistics: RunningStatistics, samples: PyTree, axis_name: AxisName = None) -> RunningStatistics:
     """Merge samples, whose leading axes (beyond the components' own) all count as samples, and ``axis_name`` as well.
 
     n = n_a + n_b,  mean = mean_a + d n_b / n,  m2 = m2_a + m2_b + d^2 n_a n_b / n,  with d = mean_b - mean_a

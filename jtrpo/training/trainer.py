@@ -376,15 +376,16 @@ def state_shardings(config: TrainConfig, state: TrainState) -> TrainState | None
     return None if config.mesh is None else shardings(config.mesh, state, _specs(config)[0])
 
 
-def _specs(config: TrainConfig) -> tuple[TrainState, Trajectory]:
+def _specs(config: TrainConfig) -> tuple[Any, Any]:
     """How a state and a trajectory lie on the mesh: what belongs to environments is divided, all else is everywhere."""
     assert config.mesh is not None
     axes = environment_axes(config.mesh)
     first, second, third = (PartitionSpec(*[None] * axis, axes) for axis in range(3))
-    trajectory = Trajectory(*[second] * len(Trajectory._fields))._replace(memory=first)
-    window = Trajectory(*[third] * len(Trajectory._fields))._replace(memory=second)
-    state = TrainState(*[PartitionSpec()] * len(TrainState._fields))._replace(env_state=first, discounted_return=first)
-    return (state._replace(window=window) if config.reuse > 1 else state._replace(window=())), trajectory
+    everywhere: Any = PartitionSpec()
+    trajectory: Any = Trajectory(*[second] * len(Trajectory._fields))._replace(memory=first)
+    window: Any = Trajectory(*[third] * len(Trajectory._fields))._replace(memory=second) if config.reuse > 1 else ()
+    state: Any = TrainState(*[everywhere] * len(TrainState._fields))
+    return state._replace(env_state=first, discounted_return=first, window=window), trajectory
 
 
 def _hold_noise(config: TrainConfig) -> int:
