@@ -44,7 +44,7 @@ def compile_step(config: jtrpo.TrainConfig) -> Any:
 def messages(program: str) -> dict[str, dict[str, Any]]:
     """Collectives of a compiled step by where they stand: how many, their bytes, and their kinds.
 
-    ``product``: in the loop of conjugate gradients; ``try``: in that of the line search; ``critic``: in those of the critic's fit;
+    ``product``: in the loop of conjugate gradients; ``try``: in that of the line search; ``critic``: in those of the critic;
     ``once``: outside of loops; ``elsewhere``: in any other loop, the collection's say.
     """
     found: dict[str, dict[str, Any]] = {}
@@ -112,7 +112,7 @@ def table(study: dict[str, Any]) -> str:
         f"{study['env']}, {study['device']}, jax {study['jax']}",
         "",
         "| scaling | devices | environments | times as fast as one | parameters differ from one's by | Fisher products "
-        "| messages in each | line search tries | in each | in each step of the critic | besides | bytes in a product | besides |",
+        "| messages in each | line search tries | in each | in each critic step | besides | bytes in a product | besides |",
         "|---" * 13 + "|",
     ]
     for kind in ("strong", "weak"):

@@ -198,11 +198,11 @@ def trpo_update(
     # Search direction: the natural gradient.
     action, fisher_weight = batch.action, weight
     if fisher_fraction < 1:
-        (observation, action), fisher_weight = stratified(
+        (observation, action), some = stratified(
             (batch.observation, batch.action), batch.weight, size, fisher_fraction, sequence_length, axis_name
         )
         linear = linearize_policy(policy, params, observation, axis_name)
-        fisher_weight = mean_weights(fisher_weight, jax.tree.leaves(observation)[0].shape[0], axis_name)
+        fisher_weight = mean_weights(some, jax.tree.leaves(observation)[0].shape[0], axis_name)
     fisher = fisher_operator(linear, fisher_weight, axis_name)
     if preconditioner == "diagonal":
         preconditioner = diagonal_preconditioner(linear, action, fisher_weight, cg_damping, axis_name)

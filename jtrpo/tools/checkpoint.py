@@ -339,8 +339,10 @@ def read(directory: Path, update: int) -> tuple[dict[str, Any], dict[str, np.nda
                 raise Damaged(f"{name} was changed")
         except OSError as error:
             raise Damaged(f"{name} cannot be read ({error.strerror})") from error
-    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
-        arrays = reader.restore(folder / "arrays")
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+        names = reader.metadata(folder / "arrays").item_metadata.tree
+        plain = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}  # whatever devices wrote them
+        arrays = reader.restore(folder / "arrays", args=ocp.args.PyTreeRestore(restore_args=plain))
     return run, {name: np.asarray(value) for name, value in arrays.items()}
 
 

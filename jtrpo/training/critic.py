@@ -51,8 +51,8 @@ def fit_critic(
 ) -> tuple[PyTree, optax.OptState, Float[Array, ""]]:
     """Minimise mean((V - target)^2) / 2 by Adam in minibatches; the key is consumed.
 
-    The batch is dealt out once: of every ``minibatches`` neighbours each minibatch gets one, drawn by lot, whole sequences together.
-    Each minibatch so holds samples of every stretch of the batch; every epoch passes over the same ones.
+    The batch is dealt out once: of every ``minibatches`` neighbours each minibatch gets one, drawn by lot, whole sequences
+    together. Each minibatch so holds samples of every stretch of the batch; every epoch passes over the same ones.
 
     Args:
         critic: pure function ``(params, observation) -> value``.

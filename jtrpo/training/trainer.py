@@ -380,8 +380,10 @@ def _specs(config: TrainConfig) -> tuple[Any, Any]:
     """How a state and a trajectory lie on the mesh: what belongs to environments is divided, all else is everywhere."""
     assert config.mesh is not None
     axes = environment_axes(config.mesh)
-    first, second, third = (PartitionSpec(*[None] * axis, axes) for axis in range(3))
     everywhere: Any = PartitionSpec()
+    first: Any = PartitionSpec(axes)
+    second: Any = PartitionSpec(None, axes)
+    third: Any = PartitionSpec(None, None, axes)
     trajectory: Any = Trajectory(*[second] * len(Trajectory._fields))._replace(memory=first)
     window: Any = Trajectory(*[third] * len(Trajectory._fields))._replace(memory=second) if config.reuse > 1 else ()
     state: Any = TrainState(*[everywhere] * len(TrainState._fields))

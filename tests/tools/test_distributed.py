@@ -1,0 +1,149 @@
+"""Two processes with two devices each are one run: on one machine here, over the loopback interface."""
+
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from jtrpo.tools.checkpoint import read, updates_in
+from tests.devices import environment
+
+pytestmark = pytest.mark.slow
+
+# Well conditioned: where a small matrix is all but singular, as with products on a tenth of so few samples, rounding soon shows.
+SETTINGS = [
+    *("train", "CartPole-v1", "--quiet"),
+    *("--num-envs", "8", "--num-steps", "16", "--hidden-sizes", "8", "--critic", "adam", "--critic-epochs", "2"),
+    *("--fisher-fraction", "1", "--cg-tolerance", "0.001", "--checkpoint-every", "2"),
+]
+UPDATES = 6
+TIMEOUT = 240
+
+
+def start(devices, *arguments):
+    command = [sys.executable, "-m", "jtrpo", *SETTINGS, *map(str, arguments)]
+    return subprocess.Popen(
+        command,
+        env=environment(devices),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def end(process):
+    try:
+        out, err = process.communicate(timeout=TIMEOUT)
+    finally:
+        process.kill()
+    return process.returncode, out, err
+
+
+def start_two(*arguments, of_the_second=()):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    joined = ("--distributed", "--coordinator", address, "--num-processes", 2, "--process-id")
+    return [start(2, *arguments, *more, *joined, process) for process, more in ((0, ()), (1, of_the_second))]
+
+
+def parameters(folder):
+    arrays = read(folder, UPDATES)[1]
+    return np.concatenate([value.ravel() for name, value in sorted(arrays.items()) if name.startswith("policy_params")])
+
+
+def difference(x, y):
+    return np.linalg.norm(x - y) / np.linalg.norm(x)
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("together")
+    ends = [end(p) for p in start_two("--total-timesteps", UPDATES * 128, "--checkpoint-dir", folder)]
+    assert [code for code, _, _ in ends] == [0, 0], ends
+    assert "after 768 steps" in ends[0][1]
+    assert "return" not in ends[1][1]  # one of them reports
+    return folder
+
+
+def test_two_processes_end_like_one_with_as_many_devices(together, tmp_path):
+    code, _, err = end(start(4, "--total-timesteps", UPDATES * 128, "--checkpoint-dir", tmp_path, "--devices", 4))
+    assert code == 0, err
+    assert difference(parameters(together), parameters(tmp_path)) <= 1e-6
+    assert updates_in(together) == updates_in(tmp_path) == [2, 4, 6]
+    assert {file.name for file in together.iterdir()} == {file.name for file in tmp_path.iterdir()}
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_the_run_goes_on_on_fewer_devices(devices, together, tmp_path):
+    folder = shutil.copytree(together, tmp_path / "run")
+    shutil.rmtree(folder / str(UPDATES))
+    more = ("--total-timesteps", UPDATES * 128, "--checkpoint-dir", folder, "--devices", devices, "--resume")
+    code, _, err = end(start(2, *more))
+    assert code == 0, err
+    assert "going on after update 4" in err
+    assert difference(parameters(together), parameters(folder)) <= 1e-6
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_process_that_dies_ends_the_others_and_the_run_goes_on_without_it(lost, tmp_path):
+    processes = start_two("--total-timesteps", 10**8, "--checkpoint-dir", tmp_path)
+    waited = time.monotonic()
+    while not (tmp_path / "4").exists():
+        assert time.monotonic() < waited + TIMEOUT
+        assert all(process.poll() is None for process in processes), [end(process) for process in processes]
+        time.sleep(0.1)
+    processes[lost].kill()
+    killed = time.monotonic()
+    code, _, err = end(processes[1 - lost])
+    end(processes[lost])
+    assert time.monotonic() - killed < 60
+    if code == 75:
+        assert "another process of this run has ended or cannot be reached" in err
+        assert "--resume" in err
+    else:  # it was waiting for the other's word, not for its numbers, and JAX's own watch ended it
+        assert code == -signal.SIGABRT
+        assert "another task died" in err
+    done = max(updates_in(tmp_path))
+    read(tmp_path, done)  # whole
+    more = ("--total-timesteps", 10**8, "--checkpoint-dir", tmp_path, "--resume")
+    process = start(1, *more)
+    while max(updates_in(tmp_path)) <= done:
+        assert process.poll() is None, end(process)
+        assert time.monotonic() < killed + TIMEOUT
+        time.sleep(0.1)
+    process.kill()
+    assert "going on after update" in end(process)[2]
+
+
+def test_processes_with_different_settings_are_refused_by_all():
+    for code, _, err in [end(process) for process in start_two("--seed", 1, of_the_second=("--seed", 2))]:
+        assert code == 2, err
+        assert "every process of a run needs the same settings: seed is 1 in process 0 and 2 in process 1" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("--distributed", "--process-id", 0),
+            "all of coordinator, num_processes, process_id.*coordinator, num_processes is missing",
+        ),
+        (
+            ("--distributed", "--coordinator", "localhost:1", "--num-processes", 2, "--process-id", 2),
+            "process_id must be below num_processes = 2; got 2",
+        ),
+        (("--devices", 3), "devices must be at most the 2 that JAX sees here; got 3"),
+    ],
+)
+def test_what_cannot_be_joined_is_refused(arguments, message):
+    code, _, err = end(start(2, *arguments))
+    assert code == 2
+    assert re.search(message, err), err
