@@ -87,7 +87,7 @@ def test_every_command_is_understood():
     commands = set(re.findall(r"^ *jtrpo (.*)", text, re.MULTILINE)) | set(re.findall(r"`jtrpo (\w+ [^`]*)`", text))
     assert len(commands) >= 5
     for command in commands - {"train --help"}:
-        _parse(shlex.split(command.replace("$seed", "0"), comments=True), {})
+        _parse(shlex.split(command.replace("$seed", "0").replace("$RANK", "0"), comments=True), {})
 
 
 def test_every_public_name_is_in_the_reference():
@@ -119,10 +119,19 @@ def test_the_site_builds_without_a_warning(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_tutorials_code_runs_from_top_to_bottom(capsys):
+def test_the_code_about_meshes_runs():
+    run_blocks("scaling")
+
+
+def run_blocks(name):
     names = {}
-    for block in re.findall(r"^```python\n(.*?)^```", page("tutorial"), re.MULTILINE | re.DOTALL):
-        exec(compile(block, "tutorial.md", "exec"), names)
+    for block in re.findall(r"^```python\n(.*?)^```", page(name), re.MULTILINE | re.DOTALL):
+        exec(compile(block, f"{name}.md", "exec"), names)
+
+
+@pytest.mark.slow
+def test_the_tutorials_code_runs_from_top_to_bottom(capsys):
+    run_blocks("tutorial")
     out = capsys.readouterr().out
     assert "(2, 3, 10)" in out
     assert "ACCEPTED" in out

@@ -11,10 +11,11 @@ import re
 import shlex
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import jax
 import numpy as np
@@ -168,12 +169,13 @@ def main(argv: list[str] | None = None) -> None:
     except jax.errors.JaxRuntimeError as error:
         if jax.process_count() == 1:
             raise
-        _lost(error, sys.argv[1:] if argv is None else argv)
+        _tell_of_loss(error, sys.argv[1:] if argv is None else argv)
+        _leave(LOST)
     except FloatingPointError as error:  # of --debug-nans: the input was right, the run was not
         _complain(error)
-        sys.exit(1)
+        _leave(1)
     except (TypeError, ValueError, FileNotFoundError, ImportError) as error:
-        sys.exit(_complain(error))
+        _leave(_complain(error))
 
 
 def _parse(argv: list[str] | None, defaults: dict[str, Any]) -> Any:
@@ -206,12 +208,20 @@ def _say(text: str) -> None:
     print(f"jtrpo: {text}", file=sys.stderr, flush=True)
 
 
-def _lost(error: Exception, argv: list[str]) -> None:
-    """Another process has ended in the midst of the run: say so and end at once, for nothing waits for the lost one."""
+def _tell_of_loss(error: Exception, argv: list[str]) -> None:
     _say(f"another process of this run has ended or cannot be reached ({str(error).strip().splitlines()[0][:200]})")
     again = shlex.join(["jtrpo", *argv, *([] if "--resume" in argv else ["--resume"])])
     _say(f"the last checkpoint is whole; go on, on as many hosts as are left, with: {again}")
-    os._exit(LOST)  # an orderly end would wait for all
+
+
+def _leave(code: int) -> NoReturn:
+    """Exit; as one of several processes at once, for an orderly end would wait for the others, who may wait for this one."""
+    if jax.distributed.is_initialized():
+        if is_lead():
+            time.sleep(1)  # whoever has the same to say can say it before the run falls apart
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _complain(error: Exception) -> int:
@@ -324,11 +334,12 @@ def _train(command: Any, argv: list[str]) -> signal.Signals | None:
             stop=stop,
             debug_nans=command.debug_nans,
         )
-    if stop.received is not None and run.summary is None:
-        _say(f"stopped by {stop.received.name} after update {int(run.state.update)} of {config.num_updates}")
+    if run.summary is None:
+        received = stop.received or signal.SIGTERM  # which another process got
+        _say(f"stopped by {received.name} after update {int(run.state.update)} of {config.num_updates}")
         again = shlex.join(["jtrpo", *argv, *([] if command.resume else ["--resume"])])
         _say("nothing was saved: no --checkpoint-dir was given" if checkpoints is None else f"go on with: {again}")
-        return stop.received
+        return received
     if not is_lead():
         return None
     if command.plot is not None:

@@ -54,6 +54,14 @@ def start_two(*arguments, of_the_second=()):
     return [start(2, *arguments, *more, *joined, process) for process, more in ((0, ()), (1, of_the_second))]
 
 
+def wait_for(checkpoint, processes):
+    began = time.monotonic()
+    while not checkpoint.exists():
+        assert time.monotonic() < began + TIMEOUT
+        assert all(process.poll() is None for process in processes), [end(process) for process in processes]
+        time.sleep(0.1)
+
+
 def parameters(folder):
     arrays = read(folder, UPDATES)[1]
     return np.concatenate([value.ravel() for name, value in sorted(arrays.items()) if name.startswith("policy_params")])
@@ -95,11 +103,7 @@ def test_the_run_goes_on_on_fewer_devices(devices, together, tmp_path):
 @pytest.mark.parametrize("lost", [0, 1])
 def test_a_process_that_dies_ends_the_others_and_the_run_goes_on_without_it(lost, tmp_path):
     processes = start_two("--total-timesteps", 10**8, "--checkpoint-dir", tmp_path)
-    waited = time.monotonic()
-    while not (tmp_path / "4").exists():
-        assert time.monotonic() < waited + TIMEOUT
-        assert all(process.poll() is None for process in processes), [end(process) for process in processes]
-        time.sleep(0.1)
+    wait_for(tmp_path / "4", processes)
     processes[lost].kill()
     killed = time.monotonic()
     code, _, err = end(processes[1 - lost])
@@ -121,6 +125,16 @@ def test_a_process_that_dies_ends_the_others_and_the_run_goes_on_without_it(lost
         time.sleep(0.1)
     process.kill()
     assert "going on after update" in end(process)[2]
+
+
+def test_a_polite_signal_to_one_lets_all_save_and_leave(tmp_path):
+    processes = start_two("--total-timesteps", 10**8, "--checkpoint-dir", tmp_path)
+    wait_for(tmp_path / "2", processes)
+    processes[1].terminate()
+    for code, _, err in [end(process) for process in processes]:
+        assert code == 128 + signal.SIGTERM, err
+        assert "stopped by SIGTERM after update" in err
+    read(tmp_path, max(updates_in(tmp_path)))
 
 
 def test_processes_with_different_settings_are_refused_by_all():
