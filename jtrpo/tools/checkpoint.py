@@ -127,9 +127,7 @@ class Checkpoints:
             ValueError: the one before could not be written: a full disk, say.
         """
         self.wait()
-        if (
-            jax.process_count() > 1
-        ):  # every process writes what lies on its devices, at once: threads must not fall out of step
+        if jax.process_count() > 1:  # at once: threads of several processes would fall out of step
             self._write(_named(state), int(state.update), score)
             return
         arrays = to_arrays(state)

@@ -73,6 +73,8 @@ def run_training(
     """
     trainer = trainer_for(config)
     hyperparams = hyperparams.check()
+    if debug_nans and jax.process_count() > 1:
+        raise ValueError("debug_nans looks at whole collections, which several processes share; run it in one")
     if isinstance(config.environment, HostEnvironment):
         check_evaluation(config.environment)
         if debug_nans:
@@ -139,9 +141,8 @@ def run_training(
         "refused": dict(Counter(UpdateStatus(status).name for status in metrics.policy.status if status)),
         "critic_refused": int((~metrics.critic.accepted).sum()),
     }
-    if (
-        checkpoints is not None and is_lead() and (done < last or read_summary(checkpoints.directory) is None)
-    ):  # else it tells more
+    new = checkpoints is not None and (done < last or read_summary(checkpoints.directory) is None)  # else it tells more
+    if checkpoints is not None and new and is_lead():
         write_result(checkpoints.directory, summary, returns, metrics)
     return Run(state, metrics, summary)
 
