@@ -57,7 +57,7 @@ TUNED: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
         {"max_kl": 0.025, "gae_lambda": 0.98, "entropy_coefficient": 0.1},
     ),
     "MountainCarContinuous-v0": (
-        {**_SHRINKING, "total_timesteps": 50_000, "num_envs": 32, "num_steps": 32},
+        {**_SHRINKING, "total_timesteps": 50_000, "num_envs": 32, "num_steps": 32, "initial_log_std": 0.5},
         {"max_kl": 0.01, "gamma": 0.995, "gae_lambda": 0.98},
     ),
     "Pendulum-v1": (
