@@ -9,6 +9,7 @@ import shutil
 import sys
 import tempfile
 import warnings
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -128,7 +129,7 @@ class Checkpoints:
         """
         self.wait()
         if jax.process_count() > 1:  # at once: threads of several processes would fall out of step
-            self._write(_named(state), int(state.update), score)
+            self._finish(lambda: self._write(_named(state), int(state.update), score))
             return
         arrays = to_arrays(state)
         self._under_way = self._writer.submit(self._write, arrays, int(state.update), score)
@@ -141,13 +142,18 @@ class Checkpoints:
         """
         if self._under_way is not None:
             under_way, self._under_way = self._under_way, None
-            try:
-                under_way.result()
-            except Exception as error:
-                raise ValueError(
-                    f"checkpoint_dir={str(self.directory)!r}: the checkpoint could not be written ({_in_short(error)}); the "
-                    "ones before it are whole. Make room, or mend the folder, and go on from the last"
-                ) from error
+            self._finish(under_way.result)
+
+    def _finish(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except jax.errors.JaxRuntimeError:  # another process is lost, and not the disk at fault
+            raise
+        except Exception as error:
+            raise ValueError(
+                f"checkpoint_dir={str(self.directory)!r}: the checkpoint could not be written ({_in_short(error)}); the "
+                "ones before it are whole. Make room, or mend the folder, and go on from the last"
+            ) from error
 
     def restore(self, update: int | None = None) -> Restored:
         """Read a checkpoint back and check it: the newest whole one, or that of ``update``.

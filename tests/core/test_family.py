@@ -110,10 +110,10 @@ def test_the_diagonal_preconditioner_solves_a_badly_scaled_policy_in_fewer_produ
     linear = lambda params, observation: Categorical(observation @ params)  # noqa: E731
     params = jnp.zeros((30, 2))
     batch = Batch(observation, jnp.asarray(rng.integers(2, size=400)), jnp.asarray(rng.normal(size=400)))
-    settings = {"cg_damping": 1e-8, "cg_tolerance": 1e-3, "cg_iterations": 1000}
+    settings = {"cg_damping": 1e-8, "cg_tolerance": 1e-6, "cg_iterations": 1000}
     plain, plain_info = trpo_update(linear, params, batch, **settings)
     diagonal, info = trpo_update(linear, params, batch, preconditioner="diagonal", **settings)
-    assert max(info.cg_residual, plain_info.cg_residual) <= 1e-3
+    assert max(info.cg_residual, plain_info.cg_residual) <= 1e-6
     assert info.cg_iterations < 0.5 * plain_info.cg_iterations
 
 
