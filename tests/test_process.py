@@ -5,9 +5,6 @@ import os
 import subprocess
 import sys
 
-import jax
-import pytest
-
 
 def python(code, timeout, **environment):
     clean = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_PLATFORMS")}
@@ -53,11 +50,10 @@ def test_the_users_own_xla_flags_are_kept():
     assert python(code, timeout=60, XLA_FLAGS=mine).strip() == mine
 
 
-@pytest.mark.skipif(jax.version.__version_info__ >= (0, 11), reason="no runtime that can hang")
-def test_twenty_seeds_with_evaluation_in_the_users_own_jit_end_and_learn():
+def test_twenty_seeds_with_evaluation_in_the_users_own_jit_end_and_solve_cartpole():
     code = """
 import jax, jtrpo
-config = jtrpo.TrainConfig(env="CartPole-v1", total_timesteps=50_000, num_envs=64, num_steps=32)
+config = jtrpo.TrainConfig(env="CartPole-v1", total_timesteps=100_000, num_envs=64, num_steps=32)
 train, trainer = jtrpo.make_train(config), jtrpo.make_trainer(config)
 
 @jax.jit
@@ -71,5 +67,5 @@ print(returns.tolist() + [float(kl.max())])
 """
     *returns, kl = json.loads(python(code, timeout=420))
     assert len(returns) == 20
-    assert sum(returns) / 20 >= 200, returns
+    assert sum(returns) / 20 >= 450, returns
     assert kl <= 0.01

@@ -160,7 +160,7 @@ def sum_over(tree: Any, axis_name: AxisName) -> Any:
         return tree
     leaves, structure = jax.tree.flatten(tree)
     sums: dict[Any, Any] = {}
-    for kind in {leaf.dtype for leaf in leaves}:
+    for kind in dict.fromkeys(leaf.dtype for leaf in leaves):  # not a set: every process must send in the same order
         some = [leaf for leaf in leaves if leaf.dtype == kind]
         message = jax.lax.psum(jnp.concatenate([jnp.ravel(leaf) for leaf in some]), axis_name)
         ends = np.cumsum([leaf.size for leaf in some])[:-1]

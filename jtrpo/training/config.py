@@ -300,9 +300,11 @@ class TrainConfig:
             )
         devices = math.prod(mesh.shape[axis] for axis in axes)
         if self.num_envs % devices:
+            below = self.num_envs // devices * devices
+            near = f"{below} or {below + devices}" if below else f"{devices}"
             raise ValueError(
                 f"num_envs must be divisible by the mesh's {devices} devices along {', '.join(axes)}; got {self.num_envs}: "
-                f"{self.num_envs // devices * devices or devices} or {(self.num_envs // devices + 1) * devices} would do"
+                f"{near} would do"
             )
         local = self.num_envs // devices
         pieces = local if self.memory is not None else local * self.num_steps

@@ -78,4 +78,4 @@ def test_products_on_a_fraction_of_the_batch(x64):
     assert other_loss < 0.5 * jnp.mean((network(params, observation) - target) ** 2)
     pairs = fit(params, 2, fraction=0.5, sequence_length=2)[1]  # whole pairs: every second sample, twice
     alone = fit_gauss_newton(network, params, observation, target, **settings, fraction=0.5)[1]
-    np.testing.assert_allclose(pairs, alone, rtol=1e-6)
+    np.testing.assert_allclose(pairs, alone, rtol=3e-9)  # summed in another order

@@ -88,7 +88,8 @@ for name in ("policy_params", "critic_params", "observation_statistics", "return
     ids=["fractions", "memory and reuse", "largest KL"],
 )
 def test_no_setting_knows_the_number_of_devices(settings):
-    run_on(8, COMMON + OF_THREE_UPDATES.replace("SETTINGS", repr(settings)))
+    out = run_on(8, COMMON + OF_THREE_UPDATES.replace("SETTINGS", repr(settings)) + 'print("the same")')
+    assert out == "the same\n"
 
 
 SEEDS = r"""
@@ -111,7 +112,7 @@ assert "all-gather" not in text
 
 @pytest.mark.slow
 def test_a_second_axis_takes_the_seeds_which_say_nothing_to_one_another():
-    run_on(8, COMMON + SEEDS)
+    assert run_on(8, COMMON + SEEDS + 'print("the same")') == "the same\n"
 
 
 REFUSED = """
@@ -121,7 +122,7 @@ from tests import probes
 one = jtrpo.TrainConfig
 cases = [
     ({"num_envs": 20}, ValueError, "num_envs must be divisible by the mesh's 8 devices along envs; got 20: 16 or 24 would do"),
-    ({"num_envs": 4}, ValueError, "8 devices along envs; got 4: 8 or 8"),
+    ({"num_envs": 4}, ValueError, "8 devices along envs; got 4: 8 would do"),
     ({"num_envs": 8, "num_steps": 2}, ValueError, "share of the batch, 2 samples on each of 8 devices; got 4"),
     ({"num_envs": 16, "memory": "gru"}, ValueError, "share of the batch, 2 sequences on each of 8 devices; got 4"),
     ({"sampling": "vine"}, ValueError, "sampling='vine' draws its states from the whole collection"),
@@ -138,4 +139,4 @@ one("CartPole-v1", num_envs=8, num_steps=2, critic="gauss_newton", mesh=mesh)
 
 
 def test_what_a_mesh_cannot_divide_is_refused_with_the_numbers():
-    run_on(8, COMMON + REFUSED)
+    assert run_on(8, COMMON + REFUSED + 'print("refused")') == "refused\n"
