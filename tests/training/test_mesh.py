@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tests.devices import run_on
+from tests.devices import communicating, run_on
 
 COMMON = """
 import json
@@ -92,7 +92,8 @@ def test_no_setting_knows_the_number_of_devices(settings):
     assert out == "the same\n"
 
 
-SEEDS = r"""
+SEEDS = """
+from tests.devices import communicating
 seeds_mesh = jax.make_mesh((4, 2), ("seeds", "envs"), axis_types=(AxisType.Explicit,) * 2)  # either kind of axes will do
 common = {"num_envs": 4, "num_steps": 8, "hidden_sizes": (8,), "critic_epochs": 2, "total_timesteps": 64}
 keys = jax.random.split(jax.random.key(0), 8)
@@ -103,11 +104,33 @@ result = train(keys)
 assert difference(alone.state.policy_params, result.state.policy_params) < 1e-5
 here = result.state.env_state.observation.addressable_shards[0].data
 assert here.shape == (2, 2, 4), here.shape
-text = train.lower(keys).compile().as_text()
-groups = [re.search(r"replica_groups=mesh\[.*?\] ({.*?})", line)[1] for line in text.splitlines() if " all-reduce(" in line]
-assert set(groups) == {"{'envs'}"}
-assert "all-gather" not in text
+lines = [line.split(", metadata=")[0] for line in train.lower(keys).compile().as_text().splitlines()]
+groups = [communicating(line) for line in lines if " all-reduce(" in line]
+assert len(groups) > 8 and all(each == {frozenset({n, n + 1}) for n in (0, 2, 4, 6)} for each in groups), groups
+assert not [line for line in lines if re.search(" (all-gather|all-to-all|collective-permute|reduce-scatter)[-(]", line)]
 """
+
+
+@pytest.mark.parametrize(
+    ("notation", "groups"),
+    [
+        ("{{0,1},{2,3}}", {(0, 1), (2, 3)}),
+        ("{{0,2},{1,3}}", {(0, 2), (1, 3)}),
+        ("[2,2]<=[4]", {(0, 1), (2, 3)}),
+        ("[2,2]<=[2,2]T(1,0)", {(0, 2), (1, 3)}),
+        ("mesh['seeds'=2,'envs'=2] {'envs'}", {(0, 1), (2, 3)}),
+        ("mesh['seeds'=2,'envs'=2] {'seeds'}", {(0, 2), (1, 3)}),
+        ("mesh['seeds'=2,'envs'=2] {'seeds','envs'}", {(0, 1, 2, 3)}),
+    ],
+)
+def test_who_talks_to_whom_is_read_in_every_notation_of_hlo(notation, groups):
+    line = f"%psum = f64[2]{{0}} all-reduce(%x), channel_id=1, replica_groups={notation}, to_apply=%sum"
+    assert communicating(line) == set(map(frozenset, groups))
+
+
+def test_a_notation_that_is_not_known_is_an_error():
+    with pytest.raises(ValueError, match="replica_groups=mesh"):
+        communicating("all-reduce(%x), replica_groups=mesh['a'=4] {'a':(1)2}")
 
 
 @pytest.mark.slow
