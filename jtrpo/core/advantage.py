@@ -16,11 +16,15 @@ def gae(
     *,
     gamma: float | Float[Array, ""],
     gae_lambda: float | Float[Array, ""],
+    ratio: Float[Array, "T ..."] | None = None,
 ) -> tuple[Float[Array, "T ..."], Float[Array, "T ..."]]:
     """Generalised advantage estimates and the value targets that go with them.
 
         delta_t = r_t + gamma (1 - terminated_t) V(s'_t) - V(s_t)
         A_t     = delta_t + gamma lambda (1 - terminated_t)(1 - truncated_t) A_{t+1},   target_t = A_t + V(s_t)
+
+    With ``ratio``, from samples of other policies (V-trace): with c_t = min(1, ratio_t), c_{t+1} A_{t+1} takes the place of
+    A_{t+1}, and the target is V(s_t) + c_t A_t.
 
     Args:
         reward: r_t, ``[T, ...]``.
@@ -31,6 +35,7 @@ def gae(
         truncated: the episode was cut off (time limit): the value that follows counts, the rewards after it do not.
         gamma: discount per step, in [0, 1].
         gae_lambda: bias-variance trade-off lambda, in [0, 1].
+        ratio: pi(a_t | s_t) / mu(a_t | s_t), with mu the policy that acted; ``None``: the two are the same.
 
     Returns:
         ``(advantage, value_target)``, each ``[T, ...]``, in units of (discounted) return.
@@ -49,9 +54,12 @@ def gae(
         ([3.5, 5.0], [1.5, 1.0])
 
     Source: Schulman et al. 2016, High-Dimensional Continuous Control Using Generalized Advantage Estimation,
-    https://arxiv.org/abs/1506.02438, equation 16; Pardo et al. 2018, https://arxiv.org/abs/1712.00378, for time limits.
+    https://arxiv.org/abs/1506.02438, equation 16; Pardo et al. 2018, https://arxiv.org/abs/1712.00378, for time limits; Espeholt
+    et al. 2018, IMPALA, https://arxiv.org/abs/1802.01561, equation 1, for V-trace.
     """
     named = {"value": value, "next_value": next_value, "terminated": terminated, "truncated": truncated}
+    if ratio is not None:
+        named["ratio"] = ratio
     for name, array in named.items():
         if jnp.shape(array) != jnp.shape(reward):
             raise ValueError(f"{name} must have the shape of reward, {jnp.shape(reward)}; got {jnp.shape(array)}")
@@ -63,10 +71,13 @@ def gae(
     delta = reward + gamma * jnp.where(terminated, 0.0, next_value) - value
     decay = jnp.where(terminated | truncated, 0.0, gamma * gae_lambda).astype(delta.dtype)
 
-    def accumulate(following: Array, step: tuple[Array, Array]) -> tuple[Array, Array]:
-        delta_t, decay_t = step
-        advantage = delta_t + decay_t * following
-        return advantage, advantage
+    trace = jnp.ones_like(delta) if ratio is None else jnp.minimum(ratio, 1.0).astype(delta.dtype)
 
-    _, advantage = jax.lax.scan(accumulate, jnp.zeros_like(delta[0]), (delta, decay), reverse=True, unroll=8)
-    return advantage, advantage + value
+    def accumulate(following: Array, step: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+        delta_t, decay_t, trace_t = step
+        advantage = delta_t + decay_t * following
+        return trace_t * advantage, advantage
+
+    steps = (delta, decay, trace)
+    _, advantage = jax.lax.scan(accumulate, jnp.zeros_like(delta[0]), steps, reverse=True, unroll=8)
+    return advantage, trace * advantage + value

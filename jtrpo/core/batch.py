@@ -186,8 +186,10 @@ def normalize_advantages(
 
     Advantages that are constant to rounding become exactly zero: their spread is noise that must not be blown up.
     """
-    mean = sum_over(weighted_sum(advantage, weight), axis_name)
-    centred = advantage - mean
+    sums = jnp.stack([weighted_sum(x, weight) for x in (advantage, jnp.abs(advantage))])
+    mean, size = sum_over(sums, axis_name)
+    size = jnp.where(size > 0, size, 1.0)
+    centred = (advantage - mean) / size  # squares of the advantages themselves may overflow
     std = jnp.sqrt(sum_over(weighted_sum(jnp.square(centred), weight), axis_name))
-    constant = std <= 10.0 * jnp.finfo(std.dtype).eps * jnp.abs(mean)
-    return jnp.where(constant, 0.0, centred / (std + 1e-8))
+    constant = std <= 10.0 * jnp.finfo(std.dtype).eps * jnp.abs(mean / size)
+    return jnp.where(constant, 0.0, centred / (std + 1e-8 / size))

@@ -14,30 +14,33 @@ _TOTAL = sum(_WEIGHTS)
 
 
 class TanhGaussian(NamedTuple):
-    """Distribution of tanh(u), u ~ N(mean, exp(log_std)^2), on (-1, 1)^D.
+    """Distribution of tanh(u), u ~ N(mean, exp(log_std)^2), on (-1, 1)^D. Its actions are the values u before the squashing.
+
+    Near the bounds tanh(u) is rounded to one, and u cannot be had back from it; so u is what is sampled, stored and given to
+    ``log_prob``, and ``jnp.tanh(u)`` is what an environment is given. Densities are those of tanh(u).
 
     Attributes:
         mean: of u, ``[..., D]``.
         log_std: of u, ``[..., D]`` or anything that broadcasts to it.
 
     Examples:
-        >>> distribution = jtrpo.TanhGaussian(mean=jnp.zeros(2), log_std=jnp.ones(2))
-        >>> action = distribution.sample(jax.random.key(0))
-        >>> bool((abs(action) < 1).all())
-        True
+        >>> distribution = jtrpo.TanhGaussian(mean=jnp.full(2, 9.0), log_std=jnp.zeros(2))
+        >>> u = distribution.sample(jax.random.key(0))
+        >>> action = jnp.tanh(u)  # for the environment
+        >>> bool((abs(action) <= 1).all()), bool(jnp.isfinite(distribution.log_prob(u)))
+        (True, True)
     """
 
     mean: Float[Array, "... D"]
     log_std: Float[Array, "... D"]
 
     def sample(self, key: PRNGKeyArray) -> Float[Array, "... D"]:
-        """Draw tanh(mean + std * noise), kept off the border by a rounding step; the key is consumed."""
-        return _inside(jnp.tanh(self._base().sample(key)))
+        """Draw u = mean + std * noise; the key is consumed."""
+        return self._base().sample(key)
 
     def log_prob(self, action: Float[Array, "... D"]) -> Float[Array, "..."]:
-        """Log N(u; mean, std) - sum log(1 - tanh(u)^2) with u = artanh(action), in nats."""
-        u = jnp.arctanh(_inside(action))
-        return self._base().log_prob(u) - jnp.sum(_log_slope(u), axis=-1)
+        """Log N(u; mean, std) - sum log(1 - tanh(u)^2) with u = action, in nats: the log-density of tanh(u)."""
+        return self._base().log_prob(action) - jnp.sum(_log_slope(action), axis=-1)
 
     def entropy(self) -> Float[Array, "..."]:
         """Entropy of the Gaussian plus E[sum log(1 - tanh(u)^2)], by Gauss-Hermite quadrature, in nats."""
@@ -46,8 +49,8 @@ class TanhGaussian(NamedTuple):
         return self._base().entropy() + jnp.sum(sum(terms) / _TOTAL, axis=-1)
 
     def mode(self) -> Float[Array, "... D"]:
-        """Return tanh(mean): the median, and the action of the mean."""
-        return jnp.tanh(self.mean)
+        """Return the mean of u: the median."""
+        return self.mean
 
     def kl(self, other: "TanhGaussian") -> Float[Array, "..."]:
         """KL(self || other) in nats: that of the Gaussians, since tanh is one-to-one."""
@@ -55,11 +58,6 @@ class TanhGaussian(NamedTuple):
 
     def _base(self) -> DiagGaussian:
         return DiagGaussian(self.mean, self.log_std)
-
-
-def _inside(action: Float[Array, "... D"]) -> Float[Array, "... D"]:
-    limit = 1.0 - jnp.finfo(action.dtype).eps
-    return jnp.clip(action, -limit, limit)
 
 
 def _log_slope(u: Float[Array, "... D"]) -> Float[Array, "... D"]:

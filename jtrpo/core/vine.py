@@ -76,9 +76,11 @@ def normalize_values(
         weight: of the states, as :func:`jtrpo.core.batch.mean_weights` gives it.
         axis_name: mapped axis over which the states are spread.
     """
-    mean = jnp.mean(value, axis=1, keepdims=True)
-    centred = value - mean
-    variance, size = jnp.mean(jnp.square(centred), axis=1), jnp.mean(jnp.square(value), axis=1)
-    std, scale = jnp.sqrt(sum_over(jnp.stack([weighted_sum(x, weight) for x in (variance, size)]), axis_name))
+    size = sum_over(weighted_sum(jnp.mean(jnp.abs(value), axis=1), weight), axis_name)
+    size = jnp.where(size > 0, size, 1.0)
+    scaled = value / size  # squares of the values themselves may overflow
+    centred = scaled - jnp.mean(scaled, axis=1, keepdims=True)
+    squares = jnp.mean(jnp.square(centred), axis=1), jnp.mean(jnp.square(scaled), axis=1)
+    std, scale = jnp.sqrt(sum_over(jnp.stack([weighted_sum(x, weight) for x in squares]), axis_name))
     constant = std <= 10.0 * jnp.finfo(std.dtype).eps * scale
-    return jnp.where(constant, 0.0, centred / (std + 1e-8))
+    return jnp.where(constant, 0.0, centred / (std + 1e-8 / size))

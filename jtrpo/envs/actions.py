@@ -6,20 +6,23 @@ from gymnasium import spaces
 from jaxtyping import Array, PyTree
 
 
-def environment_action(space: spaces.Space, action: PyTree) -> PyTree:
+def environment_action(space: spaces.Space, action: PyTree, squash: bool = False) -> PyTree:
     """Map a policy's action into the action space; leading axes are the batch.
 
     A Box with finite bounds: [-1, 1] is stretched to [low, high], then clipped. A Box with an infinite bound: clipped.
     The policy's log-probability stays that of the action before this map. Discrete choices are counted from the space's
-    own start. A Dict or Tuple: each part by its own space.
+    own start. A Dict or Tuple: each part by its own space. With ``squash``, actions over a Box are those of a
+    :class:`jtrpo.TanhGaussian`, before the squashing.
     """
     if isinstance(space, spaces.Dict):
-        return {name: environment_action(child, action[name]) for name, child in space.spaces.items()}
+        return {name: environment_action(child, action[name], squash) for name, child in space.spaces.items()}
     if isinstance(space, spaces.Tuple):
-        return tuple(environment_action(child, a) for child, a in zip(space.spaces, action, strict=True))
+        return tuple(environment_action(child, a, squash) for child, a in zip(space.spaces, action, strict=True))
     if isinstance(space, spaces.Discrete):
         return action + int(space.start) if space.start else action
-    return _box_action(space, action) if isinstance(space, spaces.Box) else action
+    if isinstance(space, spaces.Box):
+        return _box_action(space, jnp.tanh(action) if squash else action)
+    return action
 
 
 def _box_action(space: spaces.Box, action: Array) -> Array:

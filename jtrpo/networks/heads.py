@@ -3,7 +3,6 @@
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
@@ -20,7 +19,10 @@ BOX_DISTRIBUTIONS = ("gaussian", "state_dependent_gaussian", "tanh_gaussian", "g
 
 
 class Head(nn.Module):
-    """Last layer of a policy, scaled by 0.01, and the distribution made of it.
+    """Last layer of a policy, and the distribution made of it.
+
+    The layer begins at zero: the first policy does not depend on what it sees, so the first statistics of the observations, which
+    change what it sees, do not change the policy.
 
     Discrete: :class:`Categorical`. MultiDiscrete: :class:`MultiCategorical`. MultiBinary: :class:`Bernoulli`. Dict and Tuple:
     :class:`Product`. Box: by ``box_distribution``, in units of :func:`environment_action`.
@@ -62,11 +64,9 @@ class Head(nn.Module):
         if self.box_distribution == "gsde":
             shape = (features.shape[-1], size)
             log_scale = self.param("log_std", nn.initializers.constant(self.initial_log_std), shape)
-            # The noise reads the features and does not shape them (Raffin et al. 2021).
-            return StateDependentNoise(mean, jax.lax.stop_gradient(features), log_scale)
+            return StateDependentNoise(mean, features, log_scale)
         if self.box_distribution == "state_dependent_gaussian":
-            bias = nn.initializers.constant(self.initial_log_std)
-            log_std = nn.Dense(size, kernel_init=nn.initializers.orthogonal(0.01), bias_init=bias)(features)
+            log_std = _last_layer(size, self.initial_log_std)(features)
         else:
             log_std = self.param("log_std", nn.initializers.constant(self.initial_log_std), (size,))
         log_std = jnp.broadcast_to(log_std, mean.shape)
@@ -108,5 +108,6 @@ def _check(space: spaces.Space, mask: Any, where: str) -> None:
         raise ValueError(f"action_mask of the {where} {space} {hint}; got {mask}")
 
 
-def _last_layer(size: int) -> nn.Dense:
-    return nn.Dense(size, kernel_init=nn.initializers.orthogonal(0.01))
+def _last_layer(size: int, bias: float = 0.0) -> nn.Dense:
+    init = nn.initializers
+    return nn.Dense(size, kernel_init=init.zeros, bias_init=init.constant(bias))

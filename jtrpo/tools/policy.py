@@ -41,7 +41,7 @@ def load_policy(directory: str | Path, env: Any = None) -> Callable[..., tuple[A
     def act(observation: PyTree, memory: PyTree, key: PRNGKeyArray | None) -> tuple[Any, PyTree]:
         distribution, memory = agent.policy(restored.state, observation, memory)
         action = distribution.mode() if key is None else distribution.sample(key)
-        return environment_action(space, action), memory
+        return environment_action(space, action, config.squash), memory
 
     def policy(observation: PyTree, memory: PyTree = None, *, key: PRNGKeyArray | None = None) -> tuple[Any, PyTree]:
         one = jax.numpy.ndim(jax.tree.leaves(observation)[0]) == example.ndim

@@ -70,7 +70,7 @@ def play(
         action_key, env_key = jax.random.split(key)
         distribution, memory = agent.policy(state, jax.tree.map(lambda x: x[None], observation), memory)
         action = distribution.mode() if deterministic else distribution.sample(action_key)
-        action = jax.tree.map(lambda x: x[0], environment_action(environment.action_space, action))
+        action = jax.tree.map(lambda x: x[0], environment_action(environment.action_space, action, config.squash))
         result = environment.step(env_key, env_state, action)
         seen = (env_state, observation, result.reward, result.terminated | result.truncated)
         return (result.observation, result.state, memory), seen
@@ -101,7 +101,9 @@ def _play_on_host(
     @jax.jit
     def act(observation: PyTree, memory: PyTree, key: PRNGKeyArray) -> tuple[PyTree, PyTree]:
         distribution, memory = agent.policy(state, jax.tree.map(lambda x: x[None], observation), memory)
-        action = environment_action(space, distribution.mode() if deterministic else distribution.sample(key))
+        action = environment_action(
+            space, distribution.mode() if deterministic else distribution.sample(key), config.squash
+        )
         return jax.tree.map(lambda x: x[0], action), memory
 
     reset_key, key = jax.random.split(key)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +12,13 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from jtrpo.core.distributions import Distribution
 from jtrpo.core.fisher import Policy
-from jtrpo.networks.actor_critic import CriticNetwork, Encoder, PolicyNetwork
+from jtrpo.networks.actor_critic import CriticNetwork, Encoder, PolicyNetwork, change_input_units, ignores_observation
 from jtrpo.networks.heads import Head
 from jtrpo.networks.recurrent import Sequences, empty_carry
-from jtrpo.networks.torso import ACTIVATIONS, numeric
+from jtrpo.networks.torso import ACTIVATIONS, along_features, numeric
 from jtrpo.training.config import TrainConfig
 from jtrpo.training.critic import Critic
-from jtrpo.training.normalization import RunningStatistics, normalize, rescale
+from jtrpo.training.normalization import RunningStatistics, normalize, rescale, standard_deviation
 from jtrpo.training.rollout import Trajectory, forget
 
 
@@ -58,9 +58,13 @@ class Agent(NamedTuple):
         values: ``(state, trajectory) -> (value, next_value, critic memory)``: of the observations and of what really followed
             them, ``[T, N]`` each, in units of (scaled) return, and the critic's memory after the last step.
         see: ``(state, observation) -> observation``, normalised where the settings say so.
+        with_statistics: ``(state, statistics) -> state`` that sees through other statistics of the observations, with its first
+            layers changed so that policy and critic stay the same functions of raw observations. Before the first step they need
+            not, and begin in the units of the first statistics: the policy sees nothing yet, and the critic has not been fitted.
         empty_memory: ``(batch) -> memory`` for the first step of an episode.
         policy_sees: ``(state, trajectory) -> pytree`` with leading axis ``B`` for ``policy_network``.
         critic_sees: the same for ``critic_network``.
+        log_prob: ``(state, trajectory) -> [T, N]``: of the trajectory's actions under the state's policy, in nats.
         flatten: ``[T, N, ...] -> [B, ...]``, each environment's steps in sequence.
         init_policy: ``(key, observation) -> policy parameters``, from one observation.
         init_critic: ``(key, observation) -> critic parameters``.
@@ -72,9 +76,11 @@ class Agent(NamedTuple):
     value: Callable[..., tuple[Float[Array, " N"], Memories]]
     values: Callable[[Learned, Trajectory], tuple[Float[Array, "T N"], Float[Array, "T N"], PyTree]]
     see: Callable[[Learned, PyTree], PyTree]
+    with_statistics: Callable[[Any, RunningStatistics], Any]
     empty_memory: Callable[[int], Memories]
     policy_sees: Callable[[Learned, Trajectory], PyTree]
     critic_sees: Callable[[Learned, Trajectory], PyTree]
+    log_prob: Callable[[Learned, Trajectory], Float[Array, "T N"]]
     flatten: Callable[[PyTree], PyTree]
     init_policy: Callable[[PRNGKeyArray, PyTree], PyTree]
     init_critic: Callable[[PRNGKeyArray, PyTree], PyTree]
@@ -108,7 +114,7 @@ def make_agent(config: TrainConfig) -> Agent:
     else:
         critic_module = CriticNetwork(encoder(space, memory=config.memory))
     critic_remembers = config.memory is not None and not config.shared_torso
-    critic_network = cast(Critic, critic_module.apply)
+    policy_network, critic_network = cast(Policy, policy_module.apply), cast(Critic, critic_module.apply)
     centred = numeric(space)
 
     def see(state: Learned, observation: PyTree) -> PyTree:
@@ -116,6 +122,23 @@ def make_agent(config: TrainConfig) -> Agent:
             return observation
         normalized = normalize(state.observation_statistics, observation)
         return jax.tree.map(lambda use, new, old: new if use else old, centred, normalized, observation)
+
+    def with_statistics(state: Any, statistics: RunningStatistics) -> Any:
+        before = state.observation_statistics
+        old, new = standard_deviation(before), standard_deviation(statistics)
+        shift = jax.tree.map(lambda a, b, std: (b - a) / std, before.mean, statistics.mean, old)
+        ratio = along_features(space, jax.tree.map(jnp.divide, new, old), 1.0)
+        change = partial(change_input_units, ratio=ratio, shift=along_features(space, shift, 0.0))
+        policy_params = unless(ignores_observation(state.policy_params), change, state.policy_params)
+        critic_params = state.critic_params
+        if not config.shared_torso:
+            critic_params = unless(before.samples == 0, change, critic_params)
+        return state._replace(
+            observation_statistics=statistics, policy_params=policy_params, critic_params=critic_params
+        )
+
+    def unless(condition: Array, change: Callable[[PyTree], PyTree], params: PyTree) -> PyTree:
+        return jax.tree.map(lambda new, old: jnp.where(condition, old, new), change(params), params)
 
     def step(observation: PyTree, carry: PyTree) -> PyTree:
         """What a network sees of one step in the middle of an episode, or at its start with an empty carry."""
@@ -146,6 +169,10 @@ def make_agent(config: TrainConfig) -> Agent:
         if config.shared_torso:
             return features(state, policy_sees(state, trajectory))[0]
         return sequences(state, trajectory, trajectory.memory.critic)
+
+    def log_prob(state: Learned, trajectory: Trajectory) -> Float[Array, "T N"]:
+        distribution = policy_network(state.policy_params, policy_sees(state, trajectory))
+        return unflatten(distribution.log_prob(flatten(trajectory.action)), trajectory)
 
     def features(state: Learned, seen: PyTree) -> tuple[Float[Array, "B H"], PyTree]:
         return policy_module.apply(state.policy_params, seen, method="features_and_carry")
@@ -204,12 +231,14 @@ def make_agent(config: TrainConfig) -> Agent:
         value=value,
         values=values,
         see=see,
+        with_statistics=with_statistics,
         empty_memory=empty_memory,
         policy_sees=policy_sees,
         critic_sees=critic_sees,
+        log_prob=log_prob,
         flatten=flatten,
         init_policy=lambda key, observation: policy_module.init(key, one_step(observation)),
         init_critic=init_critic,
-        policy_network=cast(Policy, policy_module.apply),
+        policy_network=policy_network,
         critic_network=critic_network,
     )

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -241,12 +241,20 @@ class TrainConfig:
         ):
             check_number(name, getattr(self, name), scalar=True, **bounds)
             object.__setattr__(self, name, float(getattr(self, name)))
-        if self.memory is not None and self.num_envs % self.critic_minibatches:
+        for box in _boxes(self.environment.action_space):
+            if self.squash and not box.is_bounded():
+                raise ValueError(
+                    f"box_distribution='tanh_gaussian' squashes actions into bounds, which the action space {box} lacks; give "
+                    "'gaussian' or 'gsde'"
+                )
+        if self.box_distribution == "gsde" and not self.hidden_sizes:
+            raise ValueError("hidden_sizes must name at least one layer for box_distribution='gsde'; got ()")
+        if self.critic == "adam" and self.memory is not None and self.num_envs % self.critic_minibatches:
             raise ValueError(
                 f"critic_minibatches must divide num_envs = {self.num_envs} with memory={self.memory!r}, since sequences stay "
                 f"whole; got {self.critic_minibatches}"
             )
-        if self.trunk_size % self.critic_minibatches:
+        if self.critic == "adam" and self.trunk_size % self.critic_minibatches:
             raise ValueError(
                 f"critic_minibatches must divide the batch num_envs * num_steps = {self.num_envs} * {self.num_steps} = "
                 f"{self.trunk_size}; got {self.critic_minibatches}"
@@ -350,6 +358,11 @@ class TrainConfig:
         return resolve(self.env)
 
     @property
+    def squash(self) -> bool:
+        """Whether a policy's actions over a Box are to be squashed by tanh before they are stretched to its bounds."""
+        return self.box_distribution == "tanh_gaussian"
+
+    @property
     def trunk_size(self) -> int:
         """Steps of one collection, ``num_envs * num_steps``."""
         return self.num_envs * self.num_steps
@@ -386,6 +399,14 @@ class TrainConfig:
     def actual_timesteps(self) -> int:
         """Environment steps really taken: ``total_timesteps`` rounded up to whole updates."""
         return self.num_updates * self.batch_size
+
+
+def _boxes(space: spaces.Space) -> Iterator[spaces.Box]:
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        for child in space.spaces.values() if isinstance(space, spaces.Dict) else space.spaces:
+            yield from _boxes(child)
+    elif isinstance(space, spaces.Box):
+        yield space
 
 
 def as_arrays(hyperparams: Hyperparams) -> Hyperparams:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
-from jtrpo.core.batch import AxisName, axis_size, keys_by_place, sum_over
+from jtrpo.core.batch import AxisName, keys_by_place, mean_weights, sum_over, weighted_sum
 from jtrpo.core.fisher import per_device
 
 _ADAM = optax.scale_by_adam(eps=1e-5)
@@ -43,6 +43,7 @@ def fit_critic(
     target: Float[Array, " B"],
     key: PRNGKeyArray,
     *,
+    weight: Float[Array, " B"] | None = None,
     learning_rate: float | Float[Array, ""],
     epochs: int,
     minibatches: int,
@@ -61,6 +62,7 @@ def fit_critic(
         observation: any pytree, leading axis ``B``.
         target: value targets.
         key: for the lot.
+        weight: of the samples, ``[B]``; zero leaves a sample out. ``None``: all equal.
         learning_rate: Adam's.
         epochs: passes over the batch.
         minibatches: steps per pass; must divide ``B / sequence_length``.
@@ -71,10 +73,9 @@ def fit_critic(
     Returns:
         ``(params, optimizer_state, loss)``, the loss as in :class:`CriticInfo`.
     """
-    devices = axis_size(axis_name)
 
-    def loss(params: PyTree, observation: PyTree, target: Array) -> Float[Array, ""]:
-        return 0.5 * jnp.mean(jnp.square(critic(params, observation) - target)) / devices
+    def loss(params: PyTree, observation: PyTree, target: Array, weight: Array) -> Float[Array, ""]:
+        return 0.5 * minibatches * weighted_sum(jnp.square(critic(params, observation) - target), weight)
 
     def step(carry: tuple, minibatch: tuple) -> tuple[tuple, Array]:
         params, optimizer_state = carry
@@ -84,7 +85,7 @@ def fit_critic(
         params = jax.tree.map(lambda p, u: p - (learning_rate * u).astype(p.dtype), params, updates)
         return (params, optimizer_state), value
 
-    data = (observation, target)
+    data = (observation, target, mean_weights(weight, target.shape[0], axis_name))
     if minibatches > 1:
         hands = target.shape[0] // (sequence_length * minibatches)
         lot = jax.vmap(lambda key: jax.random.randint(key, (), 0, minibatches))(keys_by_place(key, hands, axis_name))
@@ -99,11 +100,14 @@ def fit_critic(
 
 
 def explained_variance(
-    value: Float[Array, "..."], target: Float[Array, "..."], axis_name: AxisName = None
+    value: Float[Array, " B"],
+    target: Float[Array, " B"],
+    weight: Float[Array, " B"] | None = None,
+    axis_name: AxisName = None,
 ) -> Float[Array, ""]:
     """1 - var(target - value) / var(target); NaN where the targets are constant."""
-    share = 1.0 / (target.size * axis_size(axis_name))
-    mean = lambda pair: sum_over(jnp.stack([jnp.sum(x) * share for x in pair]), axis_name)  # noqa: E731
+    weight = mean_weights(weight, target.shape[0], axis_name)
+    mean = lambda pair: sum_over(jnp.stack([weighted_sum(x, weight) for x in pair]), axis_name)  # noqa: E731
     pair = (target - value, target)
     centred = [x - m for x, m in zip(pair, mean(pair), strict=True)]
     residual, variance = mean([jnp.square(x) for x in centred])

@@ -20,6 +20,7 @@ def fit_gauss_newton(
     observation: PyTree,
     target: Float[Array, " B"],
     *,
+    weight: Float[Array, " B"] | None = None,
     max_change: float | Float[Array, ""],
     damping: float | Float[Array, ""],
     steps: int,
@@ -41,6 +42,7 @@ def fit_gauss_newton(
         params: its parameters.
         observation: any pytree, leading axis ``B``.
         target: value targets.
+        weight: of the samples, ``[B]``; zero leaves a sample out. ``None``: all equal.
         max_change: bound of the constraint, without unit.
         damping: added to the diagonal of J^T J / B.
         steps: Gauss-Newton steps.
@@ -56,8 +58,8 @@ def fit_gauss_newton(
     https://arxiv.org/abs/1506.02438, section 5.
     """
     size = target.shape[0]
-    whole = mean_weights(None, size, axis_name)
-    some, some_weight = stratified(observation, None, size, fraction, sequence_length, axis_name)
+    whole = mean_weights(weight, size, axis_name)
+    some, some_weight = stratified(observation, weight, size, fraction, sequence_length, axis_name)
     some_weight = mean_weights(some_weight, jax.tree.leaves(some)[0].shape[0], axis_name)
 
     def linearize(params: PyTree, observation: PyTree, weight: Array) -> tuple[Array, Callable, Callable]:

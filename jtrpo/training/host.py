@@ -18,6 +18,7 @@ from jtrpo.training.agent import make_agent
 from jtrpo.training.config import Hyperparams, TrainConfig
 from jtrpo.training.reuse import empty_window
 from jtrpo.training.rollout import EpisodeSummary, RolloutState, Trajectory, finite, forget, staggered
+from jtrpo.training.samples import mask_invalid
 from jtrpo.training.trainer import Metrics, Trainer, TrainState, make_learner, make_trainer, step_keys
 
 Act = Callable[..., tuple[PyTree, Float[Array, " N"], PyTree, PyTree]]
@@ -81,6 +82,8 @@ def make_host_trainer(config: TrainConfig) -> HostTrainer:
     learn = jax.jit(learner.learn)
     training, evaluation = LiveEnvironments(environment.make), LiveEnvironments(environment.make_evaluation)
 
+    to_environment = partial(environment_action, environment.action_space, squash=config.squash)
+
     @partial(jax.jit, static_argnames="deterministic")
     def act(
         state: Any, observation: PyTree, memory: PyTree, key: PRNGKeyArray, step: Any, *, deterministic: bool = False
@@ -88,7 +91,7 @@ def make_host_trainer(config: TrainConfig) -> HostTrainer:
         distribution, memory = agent.policy(state, observation, memory)
         key = jax.random.fold_in(key, step // hold_noise)
         action = distribution.mode() if deterministic else distribution.sample(key)
-        return action, distribution.log_prob(action), environment_action(environment.action_space, action), memory
+        return action, distribution.log_prob(action), to_environment(action), memory
 
     def init(key: PRNGKeyArray, hyperparams: Hyperparams = Hyperparams()) -> TrainState:
         return begin(key, hyperparams.check())
@@ -100,7 +103,9 @@ def make_host_trainer(config: TrainConfig) -> HostTrainer:
         env_state = RolloutState(nothing, nothing, nothing, nothing, agent.empty_memory(config.num_envs))
         state = learner.init(key, hyperparams, env_state, batch_example(environment.observation_space))
         if config.reuse > 1:
-            state = state._replace(window=empty_window(jax.eval_shape(empty_trajectory, state), config.reuse))
+            state = state._replace(
+                window=empty_window(jax.eval_shape(lambda: mask_invalid(empty_trajectory(state))), config.reuse)
+            )
         return state
 
     def empty_trajectory(state: TrainState) -> Trajectory:
@@ -271,7 +276,8 @@ def collect_on_host(
         live.observation = result.observation
         live.episodes.add(result)
         done = result.terminated | result.truncated
-        memory = _forget(memory, done | ~result.acted)
+        seen = np.asarray(finite((before, action, log_prob), (num_envs,)))
+        memory = _forget(memory, done | ~result.acted | ~seen)
         unseen_end |= done & (row == num_steps)
         sample = np.flatnonzero(result.acted & (row < num_steps))
         ends = (result.terminated, result.truncated)

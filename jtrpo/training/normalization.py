@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree
 
-from jtrpo.core.batch import AxisName, axis_size, sum_over
+from jtrpo.core.batch import AxisName, sum_over
 
 
 class RunningStatistics(NamedTuple):
@@ -30,32 +30,43 @@ def init_statistics(example: PyTree) -> RunningStatistics:
     return RunningStatistics(jnp.zeros(()), zeros, zeros)
 
 
-def update_statistics(statistics: RunningStatistics, samples: PyTree, axis_name: AxisName = None) -> RunningStatistics:
+def update_statistics(
+    statistics: RunningStatistics, samples: PyTree, valid: Bool[Array, "..."] | None = None, axis_name: AxisName = None
+) -> RunningStatistics:
     """Merge samples, whose leading axes (beyond the components' own) all count as samples, and ``axis_name`` as well.
 
     n = n_a + n_b,  mean = mean_a + d n_b / n,  m2 = m2_a + m2_b + d^2 n_a n_b / n,  with d = mean_b - mean_a
 
-    Samples that would make the moments infinite or NaN are left out, the whole batch of them: statistics never heal.
+    Args:
+        statistics: of the samples before.
+        samples: leading axes are the batch.
+        valid: which samples count, over the leading axes; ``None``: all. Where the moments would overflow in spite of it, the
+            whole batch is left out: statistics never heal.
+        axis_name: mapped axis over which the batch is spread.
 
     Source: Chan, Golub and LeVeque 1979, Updating Formulae and a Pairwise Algorithm for Computing Sample Variances.
     """
     rows = jax.tree.map(lambda mean, x: jnp.reshape(x, (-1, *mean.shape)), statistics.mean, samples)
-    added = jax.tree.leaves(rows)[0].shape[0] * axis_size(axis_name)
-    total = statistics.samples + added
-    sums = jax.tree.map(lambda x: jnp.sum(x, axis=0, dtype=jnp.result_type(x, float)), rows)
-    batch_mean = jax.tree.map(lambda x: x / added, sum_over(sums, axis_name))
-    squares = jax.tree.map(lambda x, mean: jnp.sum(jnp.square(x - mean[None]), axis=0), rows, batch_mean)
+    size = jax.tree.leaves(rows)[0].shape[0]
+    counts = jnp.ones((size,), bool) if valid is None else jnp.reshape(valid, (-1,))
+
+    def total(x: Array) -> Array:
+        mask = jnp.reshape(counts, (-1, *[1] * (x.ndim - 1)))
+        return jnp.sum(jnp.where(mask, x, jnp.zeros_like(x)), axis=0, dtype=jnp.result_type(x, float))
+
+    added, sums = sum_over((jnp.sum(counts, dtype=float), jax.tree.map(total, rows)), axis_name)
+    samples_now = statistics.samples + added
+    share = added / jnp.where(samples_now > 0, samples_now, 1.0)
+    batch_mean = jax.tree.map(lambda x: x / jnp.maximum(added, 1.0), sums)
+    squares = jax.tree.map(lambda x, mean: total(jnp.square(x - mean[None])), rows, batch_mean)
     batch_m2 = sum_over(squares, axis_name)
     difference = jax.tree.map(jnp.subtract, batch_mean, statistics.mean)
-    mean = jax.tree.map(lambda m, d: m + d * (added / total), statistics.mean, difference)
+    mean = jax.tree.map(lambda m, d: m + d * share, statistics.mean, difference)
     m2 = jax.tree.map(
-        lambda a, b, d: a + b + jnp.square(d) * (statistics.samples * added / total),
-        statistics.m2,
-        batch_m2,
-        difference,
+        lambda a, b, d: a + b + jnp.square(d) * (statistics.samples * share), statistics.m2, batch_m2, difference
     )
-    updated = RunningStatistics(total, mean, m2)
-    return jax.tree.map(partial(jnp.where, all_finite(updated)), updated, statistics)
+    updated = RunningStatistics(samples_now, mean, m2)
+    return jax.tree.map(partial(jnp.where, (added > 0) & all_finite(updated)), updated, statistics)
 
 
 def all_finite(tree: PyTree) -> Bool[Array, ""]:
@@ -64,17 +75,24 @@ def all_finite(tree: PyTree) -> Bool[Array, ""]:
 
 
 def standard_deviation(statistics: RunningStatistics) -> PyTree:
-    """Population standard deviation of each component; one until there are samples."""
-    count = statistics.samples
-    return jax.tree.map(
-        lambda m2: jnp.where(count > 0, jnp.sqrt(m2 / jnp.maximum(count, 1.0) + 1e-8), 1.0), statistics.m2
-    )
+    """Population standard deviation of each component, whatever its unit.
+
+    A component that is constant to rounding has the size of its mean instead, or one where that is zero: what it is divided by is
+    never zero and never mere rounding.
+    """
+
+    def deviation(mean: Array, m2: Array) -> Array:
+        std, size = jnp.sqrt(m2 / jnp.where(statistics.samples > 0, statistics.samples, 1.0)), jnp.abs(mean)
+        scale = jnp.where(std > 100.0 * jnp.finfo(std.dtype).eps * size, std, size)
+        return jnp.where(scale > 0, scale, 1.0)
+
+    return jax.tree.map(deviation, statistics.mean, statistics.m2)
 
 
-def normalize(statistics: RunningStatistics, x: PyTree, clip: float = 10.0) -> PyTree:
-    """(x - mean) / std, clipped to [-clip, clip]; leading axes of ``x`` are the batch."""
+def normalize(statistics: RunningStatistics, x: PyTree) -> PyTree:
+    """(x - mean) / std; leading axes of ``x`` are the batch."""
     return jax.tree.map(
-        lambda mean, std, leaf: jnp.clip((leaf - _over(mean, leaf)) / _over(std, leaf), -clip, clip),
+        lambda mean, std, leaf: (leaf - _over(mean, leaf)) / _over(std, leaf),
         statistics.mean,
         standard_deviation(statistics),
         x,

@@ -2,26 +2,28 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Float
 
 from jtrpo.training.rollout import Trajectory
 
+LARGEST_WEIGHT = 1.0
+"""Of a sample of an older policy, relative to one of today's."""
+
 
 def empty_window(like: Trajectory, reuse: int) -> Trajectory:
-    """Room for the ``reuse - 1`` collections before the newest; ``like`` has a collection's shapes and types."""
+    """Room for the ``reuse - 1`` collections before the newest, none valid; ``like`` has a collection's shapes and types."""
     return jax.tree.map(lambda x: jnp.zeros((reuse - 1, *x.shape), x.dtype), like)
 
 
-def slide_window(window: Trajectory, newest: Trajectory, first: Bool[Array, ""]) -> tuple[Trajectory, Trajectory]:
+def slide_window(window: Trajectory, newest: Trajectory) -> tuple[Trajectory, Trajectory]:
     """Let the oldest collection go and take the newest in.
 
-    Each sample keeps the log-probability it was collected with, so the surrogate's ratio weighs it for the policy of today;
-    the trust region is the one around today's policy, over the states of the whole window.
+    Each sample keeps the log-probability it was collected with; the trust region is the one around today's policy, over the
+    states of the whole window. The samples of collections that are missing at the start of a run are not valid.
 
     Args:
         window: the ``W`` collections before the newest, oldest first: ``[W, T, N, ...]``.
         newest: ``[T, N, ...]``.
-        first: whether this is the first collection of all, which then also stands in for those that are missing.
 
     Returns:
         ``(window, recent)``: the next window, and this one and the newest side by side as one trajectory of ``N * (W + 1)``
@@ -32,7 +34,7 @@ def slide_window(window: Trajectory, newest: Trajectory, first: Bool[Array, ""])
     """
 
     def append(older: Array, new: Array) -> Array:
-        return jnp.concatenate([jnp.where(first, new[None], older), new[None]])
+        return jnp.concatenate([older, new[None]])
 
     collections = jax.tree.map(append, window, newest)
     wide = jax.tree.map(
@@ -40,3 +42,18 @@ def slide_window(window: Trajectory, newest: Trajectory, first: Bool[Array, ""])
     )
     memory = jax.tree.map(lambda x: jnp.reshape(jnp.moveaxis(x, 0, 1), (-1, *x.shape[2:])), collections.memory)
     return jax.tree.map(lambda x: x[1:], collections), wide._replace(memory=memory)
+
+
+def weigh_for_today(
+    log_prob: Float[Array, " B"], log_prob_now: Float[Array, " B"], most: float = LARGEST_WEIGHT
+) -> Float[Array, " B"]:
+    """Log-probability to divide by, so that a sample's weight under today's policy is at most ``most``.
+
+    The objective's ratio pi_new / mu is (pi_new / pi_now) (pi_now / mu); the second factor is cut off at ``most``.
+
+    Args:
+        log_prob: log mu, of the policy that acted.
+        log_prob_now: log pi_now, of today's policy.
+        most: bound on pi_now / mu.
+    """
+    return jnp.maximum(log_prob, log_prob_now - jnp.log(most))

@@ -47,6 +47,7 @@ class Trajectory(NamedTuple):
         final_observation: what really followed the action, before any reset.
         memory: what recurrent networks carried before the first step, ``[N, ...]`` each.
         start: where each step began, all but the observation, ``[T, N, ...]`` each; ``()`` unless asked for.
+        valid: whether every number of the step is finite, ``[T, N]``; ``()`` before :func:`mask_invalid`.
     """
 
     observation: PyTree
@@ -58,6 +59,7 @@ class Trajectory(NamedTuple):
     final_observation: PyTree
     memory: PyTree = ()
     start: PyTree = ()
+    valid: Any = ()
 
     @property
     def done(self) -> Bool[Array, "T N"]:
@@ -99,6 +101,7 @@ def collect(
     num_steps: int,
     hold_noise: int = 1,
     keep_start: bool = False,
+    squash: bool = False,
 ) -> tuple[RolloutState, Trajectory, EpisodeSummary]:
     """Run the policy for ``num_steps`` in every environment; the key is consumed.
 
@@ -113,6 +116,7 @@ def collect(
         hold_noise: steps for which the key that samples actions is held; more than one only makes sense for a distribution
             whose noise depends on the state as well, such as :class:`StateDependentNoise`.
         keep_start: keep where each step began, so that it can be gone back to.
+        squash: as for :func:`environment_action`.
     """
     num_envs = start.episode_length.shape[0]
 
@@ -123,7 +127,7 @@ def collect(
         action_key, env_key = keys
         distribution, memory = actor(state.observation, state.memory)
         action = distribution.sample(action_key)
-        following, record = act(environment, state, memory, action, distribution.log_prob(action), env_key)
+        following, record = act(environment, state, memory, action, distribution.log_prob(action), env_key, squash)
         if keep_start:
             record = record._replace(start=state._replace(observation=()))
         episode_return, episode_length = state.episode_return + record.reward, state.episode_length + 1
@@ -146,6 +150,7 @@ def act(
     action: PyTree,
     log_prob: Float[Array, " N"],
     key: PRNGKeyArray,
+    squash: bool = False,
 ) -> tuple[RolloutState, Trajectory]:
     """Take one step in every environment; the key is consumed.
 
@@ -156,6 +161,7 @@ def act(
         action: before the map into the action space.
         log_prob: of the action, for the record.
         key: consumed.
+        squash: as for :func:`environment_action`.
 
     Returns:
         ``(state, record)``, the record without a time axis.
@@ -163,7 +169,7 @@ def act(
     result = jax.vmap(environment.step)(
         jax.random.split(key, state.episode_length.shape[0]),
         state.env_state,
-        environment_action(environment.action_space, action),
+        environment_action(environment.action_space, action, squash),
     )
     check_step(environment.observation_space, result)
     reward = jnp.asarray(result.reward, float)
@@ -173,7 +179,7 @@ def act(
         result.observation,
         jnp.where(done, 0.0, state.episode_return + reward),
         jnp.where(done, 0, state.episode_length + 1),
-        forget(memory, done),
+        forget(memory, done | ~finite((state.observation, action, log_prob), done.shape)),
     )
     record = Trajectory(
         observation=state.observation,
@@ -185,6 +191,30 @@ def act(
         final_observation=result.final_observation,
     )
     return strong(following), record
+
+
+def discounted_returns(
+    trajectory: Trajectory, running: Float[Array, " N"], gamma: float | Float[Array, ""]
+) -> tuple[Float[Array, " N"], Float[Array, "T N"]]:
+    """Discounted sum of the rewards since each episode began: what rewards are scaled by the spread of.
+
+        R_t = r_t + gamma R_{t-1}
+
+    Args:
+        trajectory: after :func:`mask_invalid`.
+        running: R before the first step, ``[N]``.
+        gamma: discount per step.
+
+    Returns:
+        ``(running, returns)``: R to go on from, and R after each step.
+    """
+
+    def step(running: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
+        reward, ends = inputs
+        running = reward + gamma * running
+        return jnp.where(ends, 0.0, running), running
+
+    return jax.lax.scan(step, running, (trajectory.reward, trajectory.done | ~trajectory.valid))
 
 
 def staggered(trajectory: Trajectory, update: Int[Array, ""], max_episode_steps: int) -> Bool[Array, " N"]:
@@ -281,6 +311,7 @@ def play_episodes(
     num_episodes: int,
     max_steps: int,
     memory: PyTree = (),
+    squash: bool = False,
 ) -> Float[Array, " num_episodes"]:
     """Undiscounted returns of ``num_episodes`` whole episodes, side by side; the key is consumed.
 
@@ -291,6 +322,7 @@ def play_episodes(
         num_episodes: episodes, one in each environment.
         max_steps: an episode that is still running then counts with its return so far.
         memory: an empty one, ``[num_episodes, ...]`` each.
+        squash: as for :func:`environment_action`.
     """
     reset_key, play_key = jax.random.split(key)
     start = reset(environment, reset_key, num_episodes)
@@ -303,7 +335,7 @@ def play_episodes(
         step, env_state, observation, memory, key, alive, total = carry
         key, action_key, env_key = jax.random.split(key, 3)
         action, memory = actor(observation, memory, action_key)
-        action = environment_action(environment.action_space, action)
+        action = environment_action(environment.action_space, action, squash)
         result = jax.vmap(environment.step)(jax.random.split(env_key, num_episodes), env_state, action)
         total = total + jnp.where(alive, result.reward, 0.0)
         alive = alive & ~(result.terminated | result.truncated)

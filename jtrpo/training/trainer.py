@@ -21,6 +21,7 @@ from jtrpo.training.agent import Agent, make_agent
 from jtrpo.training.config import Hyperparams, TrainConfig, as_arrays
 from jtrpo.training.critic import CriticInfo, explained_variance, fit_critic, init_critic_optimizer
 from jtrpo.training.gauss_newton import fit_gauss_newton
+from jtrpo.training.keys import keys_for
 from jtrpo.training.mesh import environment_axes, on_each_device, shardings
 from jtrpo.training.normalization import (
     RunningStatistics,
@@ -31,7 +32,7 @@ from jtrpo.training.normalization import (
     update_statistics,
 )
 from jtrpo.training.report import OnUpdate, make_report
-from jtrpo.training.reuse import empty_window, slide_window
+from jtrpo.training.reuse import empty_window, slide_window, weigh_for_today
 from jtrpo.training.rollout import (
     Actor,
     EpisodeSummary,
@@ -40,12 +41,13 @@ from jtrpo.training.rollout import (
     begin_anew,
     broken,
     collect,
-    finite,
+    discounted_returns,
     play_episodes,
     reset,
     staggered,
     strong,
 )
+from jtrpo.training.samples import SampleInfo, mask_invalid, sample_info
 from jtrpo.training.vine import action_values, branch_actions, policy_and_critic, rollout_set, standing_at
 
 GAUSS_NEWTON_DAMPING = 1e-2
@@ -91,6 +93,7 @@ class Metrics(NamedTuple):
         timesteps: environment steps taken so far.
         hyperparams: the numbers in force, schedules and annealing included.
         episode: the episodes that finished while this update's batch was collected.
+        samples: how much the samples count.
         policy: the policy update.
         critic: the critic fit.
     """
@@ -98,6 +101,7 @@ class Metrics(NamedTuple):
     timesteps: Array
     hyperparams: Hyperparams
     episode: EpisodeSummary
+    samples: SampleInfo
     policy: TRPOInfo
     critic: CriticInfo
 
@@ -185,7 +189,7 @@ def make_learner(config: TrainConfig) -> Learner:
         objective = all_actions_objective if config.tries_all_actions else self_normalized_objective
 
     def init(key: PRNGKeyArray, hyperparams: Hyperparams, env_state: RolloutState, observation: PyTree) -> TrainState:
-        policy_key, critic_key, _, key = jax.random.split(key, 4)
+        policy_key, critic_key, key = keys_for(key, "policy", "critic", "training")
         critic_params = agent.init_critic(critic_key, observation)
         return strong(
             TrainState(
@@ -207,46 +211,67 @@ def make_learner(config: TrainConfig) -> Learner:
         key, _, critic_key, vine_key = step_keys(state)
         base, numbers = state.hyperparams, numbers_in_force(config, state.hyperparams, state.update)
         state = state._replace(key=key, hyperparams=numbers)
-        state, recent = recall(state, trajectory)
-        state, batch, target, variance_explained = estimate_advantages(state, recent)
-        if vine:
-            batch = branch(state, trajectory, batch, vine_key)
-        state, policy_info = improve_policy(state, batch)
-        state, critic_loss, fitted = improve_critic(state, recent, target, critic_key)
+        trajectory = mask_invalid(trajectory)
         state = learn_statistics(state, trajectory)
+        state, recent = recall(state, trajectory)
+        state, batch, target, variance_explained, samples = estimate_advantages(state, recent)
+        branches = branch(state, trajectory, batch, vine_key) if vine else batch
+        state, policy_info = improve_policy(state, branches)
+        state, critic_loss, fitted = improve_critic(state, recent, target, batch.weight, critic_key)
         state = state._replace(hyperparams=adapt(base, config.adapt, policy_info), update=state.update + 1)
         critic_info = CriticInfo(critic_loss, variance_explained, fitted)
-        return state, Metrics(timesteps_after(state), numbers, episodes, policy_info, critic_info)
+        return state, Metrics(timesteps_after(state), numbers, episodes, samples, policy_info, critic_info)
+
+    def learn_statistics(state: TrainState, trajectory: Trajectory) -> TrainState:
+        # Before anything is learned from the collection, so that no number of it is in the units of earlier ones.
+        if config.normalize_observations:
+            statistics = update_statistics(
+                state.observation_statistics, trajectory.observation, trajectory.valid, axis_name
+            )
+            state = agent.with_statistics(state, statistics)
+        if config.scale_rewards:
+            running, returns = discounted_returns(trajectory, state.discounted_return, state.hyperparams.gamma)
+            statistics = update_statistics(state.return_statistics, returns, trajectory.valid, axis_name)
+            state = state._replace(return_statistics=statistics, discounted_return=running)
+        return state
 
     def recall(state: TrainState, trajectory: Trajectory) -> tuple[TrainState, Trajectory]:
         if config.reuse == 1:
             return state, trajectory
-        window, recent = slide_window(state.window, trajectory, state.update == 0)
+        window, recent = slide_window(state.window, trajectory)
         return state._replace(window=window), recent
 
-    def estimate_advantages(state: TrainState, trajectory: Trajectory) -> tuple[TrainState, Batch, Array, Array]:
+    def estimate_advantages(
+        state: TrainState, trajectory: Trajectory
+    ) -> tuple[TrainState, Batch, Array, Array, SampleInfo]:
         value, next_value, critic_memory = agent.values(state, trajectory)
-        # A sample that is not finite takes its update with it, even where a network or a clip would hide it.
-        seen = (trajectory.observation, trajectory.final_observation)
-        reward = jnp.where(finite(seen, trajectory.reward.shape), trajectory.reward, jnp.nan)
-        reward = reward / reward_scale(state)
+        log_prob, ratio = agent.flatten(trajectory.log_prob), None
+        if config.reuse > 1:
+            now = agent.log_prob(state, trajectory)
+            ratio = jnp.where(trajectory.valid, jnp.exp(now - trajectory.log_prob), 1.0)
+            log_prob = weigh_for_today(log_prob, agent.flatten(now))
+        known = jnp.isfinite(value) & (jnp.isfinite(next_value) | trajectory.terminated)
+        usable = trajectory.valid & known
         advantage, target = gae(
-            reward,
-            value,
-            next_value,
+            jnp.where(usable, trajectory.reward / reward_scale(state), 0.0),
+            jnp.where(usable, value, 0.0),
+            jnp.where(usable, next_value, 0.0),
             trajectory.terminated,
-            trajectory.truncated,
+            trajectory.truncated | ~usable,
             gamma=state.hyperparams.gamma,
             gae_lambda=state.hyperparams.gae_lambda,
+            ratio=ratio,
         )
         newest = slice(config.reuse - 1, None, config.reuse)
         critic_memory = jax.tree.map(lambda x: x[newest], critic_memory)
         memory = state.env_state.memory._replace(critic=critic_memory)
         state = state._replace(env_state=state.env_state._replace(memory=memory))
-        samples = agent.flatten((trajectory.action, advantage, trajectory.log_prob))
-        batch = Batch(agent.policy_sees(state, trajectory), *samples)
-        explained = explained_variance(value[:, newest], target[:, newest], axis_name)
-        return state, batch, agent.flatten(target), explained
+        action, flat_advantage, weight = agent.flatten((trajectory.action, advantage, usable.astype(advantage.dtype)))
+        batch = Batch(agent.policy_sees(state, trajectory), action, flat_advantage, log_prob, weight)
+        new_value, new_target, new = (agent.flatten(x[:, newest]) for x in (value, target, usable))
+        explained = explained_variance(new_value, new_target, new, axis_name)
+        samples = sample_info(usable, usable[:, newest], ratio, axis_name)
+        return state, batch, agent.flatten(target), explained, samples
 
     def reward_scale(state: TrainState) -> float | Float[Array, ""]:
         return standard_deviation(state.return_statistics) if config.scale_rewards else 1.0
@@ -271,7 +296,10 @@ def make_learner(config: TrainConfig) -> Learner:
             gamma=state.hyperparams.gamma,
             reward_scale=reward_scale(state),
             hold_noise=_hold_noise(config),
+            squash=config.squash,
         )
+        usable = roots.valid[0] & jnp.isfinite(value).all(axis=1)
+        weight = jnp.where(usable, 1.0 if weight is None else weight, 0.0)
         return Batch(agent.policy_sees(state, roots), action, value, log_prob_of_each(distribution, action), weight)
 
     def improve_policy(state: TrainState, batch: Batch) -> tuple[TrainState, TRPOInfo]:
@@ -298,11 +326,13 @@ def make_learner(config: TrainConfig) -> Learner:
         return state._replace(policy_params=params), info
 
     def improve_critic(
-        state: TrainState, trajectory: Trajectory, target: Array, key: PRNGKeyArray
+        state: TrainState, trajectory: Trajectory, target: Array, weight: Array | None, key: PRNGKeyArray
     ) -> tuple[TrainState, Float[Array, ""], Bool[Array, ""]]:
+        assert weight is not None
         if config.normalize_values:
-            state = state._replace(target_statistics=update_statistics(state.target_statistics, target, axis_name))
-            target = normalize(state.target_statistics, target, clip=jnp.inf)
+            statistics = update_statistics(state.target_statistics, target, weight > 0, axis_name)
+            state = state._replace(target_statistics=statistics)
+            target = normalize(statistics, target)
         optimizer, seen = state.critic_optimizer, agent.critic_sees(state, trajectory)
         old = (state.critic_params, optimizer)
         if config.critic == "gauss_newton":
@@ -311,6 +341,7 @@ def make_learner(config: TrainConfig) -> Learner:
                 state.critic_params,
                 seen,
                 target,
+                weight=weight,
                 max_change=state.hyperparams.critic_max_change,
                 damping=GAUSS_NEWTON_DAMPING,
                 steps=config.critic_epochs,
@@ -327,6 +358,7 @@ def make_learner(config: TrainConfig) -> Learner:
                 seen,
                 target,
                 key,
+                weight=weight,
                 learning_rate=state.hyperparams.critic_learning_rate,
                 epochs=config.critic_epochs,
                 minibatches=config.critic_minibatches,
@@ -337,28 +369,6 @@ def make_learner(config: TrainConfig) -> Learner:
         params, optimizer = jax.tree.map(partial(jnp.where, fitted), (params, optimizer), old)
         return state._replace(critic_params=params, critic_optimizer=optimizer), loss, fitted
 
-    def learn_statistics(state: TrainState, trajectory: Trajectory) -> TrainState:
-        if config.normalize_observations:
-            state = state._replace(
-                observation_statistics=update_statistics(
-                    state.observation_statistics, trajectory.observation, axis_name
-                )
-            )
-        if config.scale_rewards:
-
-            def discount(running: Array, step: tuple[Array, Array]) -> tuple[Array, Array]:
-                reward, done = step
-                running = reward + state.hyperparams.gamma * running
-                return jnp.where(done | ~jnp.isfinite(running), 0.0, running), running
-
-            steps = (trajectory.reward, trajectory.done)
-            running, returns = jax.lax.scan(discount, state.discounted_return, steps)
-            state = state._replace(
-                return_statistics=update_statistics(state.return_statistics, returns, axis_name),
-                discounted_return=running,
-            )
-        return state
-
     def timesteps_after(state: TrainState) -> Array:
         whole = jnp.int32 if config.actual_timesteps < 2**31 else float
         return state.update.astype(whole) * config.batch_size
@@ -366,9 +376,9 @@ def make_learner(config: TrainConfig) -> Learner:
     return Learner(init, learn)
 
 
-def step_keys(state: TrainState) -> PRNGKeyArray:
+def step_keys(state: TrainState) -> list[PRNGKeyArray]:
     """Four keys: of the next state, of this one's collection, of its critic fit and of its branches."""
-    return jax.random.split(state.key, 4)
+    return keys_for(state.key, "next", "collection", "critic fit", "branches")
 
 
 def state_shardings(config: TrainConfig, state: TrainState) -> TrainState | None:
@@ -416,11 +426,13 @@ def _build(config: TrainConfig) -> tuple[Trainer, Callable[[TrainState], Traject
 
     def init(key: PRNGKeyArray, hyperparams: Hyperparams = Hyperparams()) -> TrainState:
         hyperparams.check()
-        env_key = jax.random.split(key, 4)[2]  # the learner has the others
+        (env_key,) = keys_for(key, "environments")
         env_state = reset(environment, env_key, config.num_envs, agent.empty_memory(config.num_envs))
         state = learner.init(key, hyperparams, env_state, jax.tree.map(lambda x: x[0], env_state.observation))
         if config.reuse > 1:
-            state = state._replace(window=empty_window(jax.eval_shape(next_trajectory, state), config.reuse))
+            state = state._replace(
+                window=empty_window(jax.eval_shape(lambda: mask_invalid(next_trajectory(state))), config.reuse)
+            )
         return place(state)
 
     def step(state: TrainState) -> tuple[TrainState, Metrics]:
@@ -440,6 +452,7 @@ def _build(config: TrainConfig) -> tuple[Trainer, Callable[[TrainState], Traject
             config.num_steps,
             hold_noise,
             keep_start=config.sampling == "vine",
+            squash=config.squash,
         )
         cut = broken(env_state)
         if max_episode_steps is not None and config.num_steps < max_episode_steps:
@@ -459,7 +472,9 @@ def _build(config: TrainConfig) -> tuple[Trainer, Callable[[TrainState], Traject
             distribution, memory = agent.policy(state, observation, memory)
             return distribution.mode() if deterministic else distribution.sample(key), memory
 
-        returns = play_episodes(environment, actor, key, num_episodes, max_steps, agent.empty_memory(num_episodes))
+        (key,) = keys_for(key, "evaluation")
+        memory = agent.empty_memory(num_episodes)
+        returns = play_episodes(environment, actor, key, num_episodes, max_steps, memory, config.squash)
         if mesh is not None:
             returns = jax.lax.with_sharding_constraint(returns, shardings(mesh, returns, PartitionSpec()))
         return returns

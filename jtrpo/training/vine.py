@@ -93,6 +93,7 @@ def action_values(
     reward_scale: float | Float[Array, ""] = 1.0,
     hold_noise: int = 1,
     common_noise: bool = True,
+    squash: bool = False,
 ) -> Float[Array, "S K"]:
     """Estimate Q(s, a_k) by one branch for each: a_k first, then the policy, then the critic; the key is consumed.
 
@@ -115,6 +116,7 @@ def action_values(
         reward_scale: what rewards are divided by, so that they are in units of ``value``.
         hold_noise: as in :func:`jtrpo.training.rollout.collect`.
         common_noise: whether the branches of a state share their random numbers.
+        squash: as for :func:`jtrpo.envs.actions.environment_action`.
 
     Source: Schulman et al. 2015, Trust Region Policy Optimization, https://arxiv.org/abs/1502.05477, section 5.2.
     """
@@ -126,7 +128,7 @@ def action_values(
             distribution, memory = actor(state.observation, state.memory)
             sampled = distribution.sample(action_key)
             taken = jax.tree.map(lambda given, own: jnp.where(is_first, given, own), action, sampled)
-            following, record = act(environment, state, memory, taken, distribution.log_prob(taken), env_key)
+            following, record = act(environment, state, memory, taken, distribution.log_prob(taken), env_key, squash)
             # A number that is not finite reaches Q even where a network or a clip would hide it.
             seen = (record.observation, record.final_observation)
             reward = jnp.where(finite(seen, running.shape), record.reward / reward_scale, jnp.nan)

@@ -117,3 +117,32 @@ def test_a_shape_unlike_the_rewards_is_named(position):
         gae(*arrays, gamma=0.9, gae_lambda=0.9)
     with pytest.raises(ValueError, match=message):
         jax.jit(lambda *x: gae(*x, gamma=0.9, gae_lambda=0.9))(*arrays)
+
+
+@pytest.mark.usefixtures("x64")
+def test_with_ratios_targets_are_those_of_v_trace(trajectories):
+    """Against equation 1 of the IMPALA paper, its sum over products written out, with both bounds 1 and lambda in c."""
+    reward, value, next_value, terminated, truncated = (np.asarray(x)[:, :20] for x in trajectories)
+    gamma, gae_lambda = 0.9, 0.8
+    ratio = np.exp(np.random.default_rng(3).normal(size=reward.shape))
+    steps = (reward, value, next_value, terminated, truncated)
+    advantage, target = gae(*steps, gamma=gamma, gae_lambda=gae_lambda, ratio=jnp.asarray(ratio))
+    cut, delta = terminated | truncated, reward + gamma * (1 - terminated) * next_value - value
+    for n in range(20):
+        for s in range(T):
+            total, product = 0.0, 1.0
+            for t in range(s, T):
+                total += gamma ** (t - s) * product * min(1, ratio[t, n]) * delta[t, n]
+                product *= gae_lambda * min(1, ratio[t, n]) * (1 - cut[t, n])
+            np.testing.assert_allclose(target[s, n], value[s, n] + total, rtol=1e-10, atol=1e-12)
+    following = np.append(target[1:] - value[1:], np.zeros((1, 20)), axis=0)
+    np.testing.assert_allclose(advantage, delta + gamma * gae_lambda * (1 - cut) * following, rtol=1e-10, atol=1e-12)
+
+
+def test_ratios_of_one_or_more_change_nothing(trajectories):
+    plain = gae(*trajectories, gamma=0.9, gae_lambda=0.8)
+    ratio = jnp.asarray(1.0 + np.random.default_rng(0).random(trajectories[0].shape))
+    for actual, expected in zip(gae(*trajectories, gamma=0.9, gae_lambda=0.8, ratio=ratio), plain, strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="ratio must have the shape of reward"):
+        gae(*trajectories, gamma=0.9, gae_lambda=0.8, ratio=ratio[1:])

@@ -111,3 +111,11 @@ def test_constant_advantages_become_exactly_zero(value, size):
 def test_small_but_real_differences_are_not_taken_for_a_constant():
     actual = normalize_advantages(jnp.array([1.0, 1.001]), mean_weights(None, 2))
     np.testing.assert_allclose(actual, [-1, 1], rtol=1e-3)
+
+
+@pytest.mark.parametrize("unit", [1e-5, 1e19, 1e30, 3e37])
+def test_the_unit_of_the_advantages_does_not_matter_until_they_overflow_themselves(unit):
+    advantage = jnp.asarray(np.random.default_rng(0).normal(1, 2, 1000), jnp.float32)
+    weight = mean_weights(None, 1000)
+    expected = normalize_advantages(advantage, weight)
+    np.testing.assert_allclose(normalize_advantages(unit * advantage, weight), expected, rtol=2e-3, atol=1e-5)

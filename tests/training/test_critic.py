@@ -43,3 +43,24 @@ def test_explained_variance():
     assert float(explained_variance(target, target)) == 1.0
     assert float(explained_variance(jnp.full((3,), 9.0), target)) == 0.0
     assert jnp.isnan(explained_variance(target, jnp.ones((3,))))
+
+
+def test_samples_of_weight_zero_do_not_count():
+    rng = np.random.default_rng(0)
+    observation, target = (
+        jnp.asarray(rng.normal(size=(16, 3)), jnp.float32),
+        jnp.asarray(rng.normal(size=16), jnp.float32),
+    )
+    weight, params = jnp.asarray(np.arange(16) % 4 != 1, float), jnp.ones(3)
+    settings = {"learning_rate": 0.1, "epochs": 3, "minibatches": 1}
+
+    def fit(observation, target, **more):
+        optimizer = init_critic_optimizer(params)
+        return fit_critic(linear, params, optimizer, observation, target, jax.random.key(1), **settings, **more)
+
+    kept = np.flatnonzero(weight)
+    some = fit(observation, jnp.where(weight > 0, target, 1e9), weight=weight)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), some, fit(observation[kept], target[kept]))
+    value = linear(params, observation)
+    expected = explained_variance(value[kept], target[kept])
+    np.testing.assert_allclose(explained_variance(value, target, weight), expected, rtol=1e-5)

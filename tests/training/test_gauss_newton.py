@@ -79,3 +79,14 @@ def test_products_on_a_fraction_of_the_batch(x64):
     pairs = fit(params, 2, fraction=0.5, sequence_length=2)[1]  # whole pairs: every second sample, twice
     alone = fit_gauss_newton(network, params, observation, target, **settings, fraction=0.5)[1]
     np.testing.assert_allclose(pairs, alone, rtol=3e-9)  # summed in another order
+
+
+def test_samples_of_weight_zero_do_not_count(x64):
+    observation, target = problem()
+    weight = jnp.arange(B) % 3 != 0
+    settings = {"max_change": 0.3, "damping": 1e-3, "steps": 2, "cg_iterations": 5}
+    params = {"w": jnp.zeros(N)}
+    dirty = jnp.where(weight, target, 1e9)
+    some = fit_gauss_newton(linear, params, observation, dirty, weight=weight.astype(float), **settings)
+    alone = fit_gauss_newton(linear, params, observation[weight], target[weight], **settings)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9), some, alone)

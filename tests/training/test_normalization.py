@@ -1,33 +1,60 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jtrpo.training.normalization import init_statistics, normalize, standard_deviation, update_statistics
 
 
-def test_merge_equals_numpy_on_the_concatenated_data():
-    generator = np.random.default_rng(0)
+def test_statistics_merged_batch_by_batch_are_those_of_all_samples():
+    rng = np.random.default_rng(0)
     parts = [
         {
-            "a": (generator.normal(50.0, 3.0, (n, 5, 2))).astype(np.float32),
-            "b": generator.normal(size=(n, 5)).astype(np.float32),
+            "a": jnp.asarray(rng.normal(3, 2, (5, 4, 2)), jnp.float32),
+            "b": jnp.asarray(rng.normal(size=(5, 4)), jnp.float32),
         }
-        for n in (1, 7, 30)
+        for _ in range(6)
     ]
     statistics = init_statistics({"a": jnp.zeros((2,)), "b": jnp.zeros(())})
     for part in parts:
         statistics = update_statistics(statistics, part)
-    a = np.concatenate([part["a"] for part in parts]).reshape(-1, 2).astype(np.float64)
-    b = np.concatenate([part["b"] for part in parts]).reshape(-1).astype(np.float64)
-    assert float(statistics.samples) == len(a)
-    np.testing.assert_allclose(statistics.mean["a"], a.mean(axis=0), rtol=1e-6)
+    a = np.concatenate([part["a"].reshape(-1, 2) for part in parts])
+    b = np.concatenate([part["b"].reshape(-1) for part in parts])
+    assert statistics.samples == 6 * 20
+    np.testing.assert_allclose(statistics.mean["a"], a.mean(axis=0), rtol=1e-5)
     np.testing.assert_allclose(standard_deviation(statistics)["a"], a.std(axis=0), rtol=1e-5)
     np.testing.assert_allclose(standard_deviation(statistics)["b"], b.std(), rtol=1e-5)
 
 
-def test_without_samples_nothing_changes_and_constants_stay_finite():
-    statistics = init_statistics(jnp.zeros((3,)))
-    x = jnp.array([[1.0, -2.0, 3.0]])
-    np.testing.assert_array_equal(normalize(statistics, x), x)
-    statistics = update_statistics(statistics, jnp.ones((4, 3)))
-    np.testing.assert_array_equal(normalize(statistics, jnp.ones((1, 3))), 0.0)
-    assert jnp.all(jnp.abs(normalize(statistics, x)) <= 10.0)
+def test_samples_that_are_not_valid_do_not_count_not_even_a_nan():
+    rng = np.random.default_rng(1)
+    x, valid = rng.normal(3, 2, (7, 4)).astype(np.float32), rng.random(7) < 0.6
+    given = np.where(valid[:, None], x, np.nan)
+    some = update_statistics(init_statistics(jnp.zeros(4)), jnp.asarray(given), jnp.asarray(valid))
+    expected = update_statistics(init_statistics(jnp.zeros(4)), jnp.asarray(x[valid]))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), some, expected)
+    none = update_statistics(some, jnp.asarray(given), jnp.zeros(7, bool))
+    assert jax.tree.all(jax.tree.map(np.array_equal, none, some))
+
+
+def test_normalize_is_the_identity_until_there_are_samples():
+    x = jnp.array([[-300.0, 0.5, 7.0]])
+    np.testing.assert_array_equal(normalize(init_statistics(jnp.zeros((3,))), x), x)
+
+
+@pytest.mark.parametrize("unit", [1e-15, 1e-8, 1.0, 1e15])
+def test_the_unit_of_what_is_measured_does_not_matter(unit):
+    x = jnp.asarray(np.random.default_rng(0).normal(2, 0.5, (1000, 1)), jnp.float32)
+    statistics = update_statistics(init_statistics(jnp.zeros(1)), unit * x)
+    scaled = normalize(statistics, unit * x)
+    np.testing.assert_allclose([scaled.mean(), scaled.std()], [0, 1], atol=1e-4)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, -7.3, 1e6, 1e-20])
+def test_what_is_constant_to_rounding_is_not_blown_up(value):
+    x = jnp.full((1000, 1), value)
+    statistics = init_statistics(jnp.zeros(1))
+    for _ in range(3):
+        statistics = update_statistics(statistics, x)
+    np.testing.assert_allclose(standard_deviation(statistics), [abs(value) or 1.0], rtol=1e-3)
+    assert jnp.all(jnp.abs(normalize(statistics, x)) < 1e-4)
