@@ -386,12 +386,15 @@ def _restore(checkpoints: Checkpoints, resume: bool) -> Restored | None:
 def _sentence(summary: dict[str, Any]) -> str:
     reasons = {**summary["refused"], "critic": summary["critic_refused"]}
     refused = ", ".join(f"{number} x {reason}" for reason, number in reasons.items() if number)
+    invalid = summary["invalid_samples"]
     return (
         f"{summary['env']}: return {summary['evaluation_return']:.1f} +- {summary['evaluation_std']:.1f} over "
         f"{EVALUATION_EPISODES} episodes after {summary['total_timesteps']:,} steps\n"
         f"{summary['steps_per_second']:,.0f} steps/s in {summary['run_seconds']:.1f} s, "
         f"compiled in {summary['compile_seconds']:.1f} s; {summary['accepted_fraction']:.0%} of the updates accepted, "
-        f"largest KL {summary['max_kl_seen']:.4f}" + (f"; refused: {refused}" if refused else "")
+        f"largest KL {summary['max_kl_seen']:.4f}"
+        + (f"; refused: {refused}" if refused else "")
+        + (f"; {invalid:,} samples that were not finite left out" if invalid else "")
     )
 
 

@@ -105,7 +105,7 @@ def run_training(
             before = state
             state, metrics = step(state)
             metrics = jax.device_get(metrics)
-            if debug_nans and not (metrics.policy.accepted and metrics.critic.accepted):
+            if debug_nans and (metrics.samples.invalid or not (metrics.policy.accepted and metrics.critic.accepted)):
                 place = first_non_finite(config, before)
                 if place is not None:
                     raise FloatingPointError(f"the first number that is not finite is {place}")
@@ -140,6 +140,7 @@ def run_training(
         "max_kl_seen": float(metrics.policy.kl.max()),
         "refused": dict(Counter(UpdateStatus(status).name for status in metrics.policy.status if status)),
         "critic_refused": int((~metrics.critic.accepted).sum()),
+        "invalid_samples": int(metrics.samples.invalid.sum()),
     }
     new = checkpoints is not None and (done < last or read_summary(checkpoints.directory) is None)  # else it tells more
     if checkpoints is not None and new and is_lead():

@@ -17,7 +17,7 @@ _NAMES = {
     "critic.loss": "train/critic_loss",
     "critic.accepted": "train/is_critic_fit_success",
 }
-_ROOMS = {"episode": "rollout", "policy": "train", "hyperparams": "hyperparams"}
+_ROOMS = {"episode": "rollout", "policy": "train", "samples": "samples", "hyperparams": "hyperparams"}
 
 
 def scalars(update: int, metrics: Metrics) -> dict[str, float]:

@@ -1,11 +1,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from gymnasium import spaces
 
-from jtrpo import Categorical, DiagGaussian
+from jtrpo import Batch, Categorical, DiagGaussian, fisher_vector_product, mean_kl, surrogate, trpo_update
 from jtrpo.networks.actor_critic import CriticNetwork, Encoder, PolicyNetwork
-from jtrpo.networks.heads import Head
+from jtrpo.networks.heads import BOX_DISTRIBUTIONS, Head
 
 BOX = spaces.Box(-1.0, 1.0, (3,), np.float32)
 
@@ -40,3 +41,30 @@ def test_discrete_observations_are_one_hot():
     params = network.init(jax.random.key(0), jnp.int32(0))
     values = network.apply(params, jnp.arange(5))
     np.testing.assert_allclose(values, params["params"]["value"]["kernel"][:, 0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", BOX_DISTRIBUTIONS)
+def test_the_search_measures_the_objective_and_the_kl_that_the_step_was_made_for(kind, x64):
+    """The KL's second derivative along a direction is v . F v, and the surrogate's slope is g . v, for every built-in policy."""
+    network = PolicyNetwork(Encoder(BOX, (8,)), Head(spaces.Box(-1.0, 1.0, (2,)), kind, initial_log_std=-0.5))
+    observation = jax.random.normal(jax.random.key(0), (32, 3))
+    params = jax.tree.map(lambda x: x.astype(float), network.init(jax.random.key(1), observation))
+    leaves, structure = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(2), 2 * len(leaves))
+    noise = [jax.random.normal(key, x.shape) for key, x in zip(keys, [*leaves, *leaves], strict=True)]
+    params = structure.unflatten([x + 0.3 * y for x, y in zip(leaves, noise, strict=False)])
+    v = structure.unflatten(noise[len(leaves) :])
+    old = network.apply(params, observation)
+    action = old.sample(jax.random.key(3))
+    batch = Batch(observation, action, jax.random.normal(jax.random.key(4), (32,)), old.log_prob(action))
+    along = lambda t: network.apply(jax.tree.map(lambda x, u: x + t * u, params, v), observation)  # noqa: E731
+    dot = lambda x, y: sum(jax.tree.leaves(jax.tree.map(lambda a, b: jnp.vdot(a, b), x, y)))  # noqa: E731
+
+    curvature = jax.grad(jax.grad(lambda t: mean_kl(old, along(t))))(0.0)
+    np.testing.assert_allclose(
+        dot(v, fisher_vector_product(network.apply, params, observation, v)), curvature, rtol=1e-8
+    )
+    _, info = trpo_update(network.apply, params, batch, normalize_advantage=False, max_kl=1e-9, cg_iterations=1)
+    gradient = jax.grad(lambda p: surrogate(network.apply(p, observation), batch))(params)
+    np.testing.assert_allclose(info.gradient_norm, dot(gradient, gradient) ** 0.5, rtol=1e-8)
+    np.testing.assert_allclose(info.objective_after - info.objective_before, info.predicted_improvement, rtol=1e-3)

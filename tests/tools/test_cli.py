@@ -38,7 +38,7 @@ def test_train_ends_with_the_summary_as_json_and_a_picture(tmp_path, capsys):
     summary = json.loads(out.splitlines()[-1])
     assert set(summary) == {
         "env", "seed", "total_timesteps", "evaluation_return", "evaluation_std", "steps_per_second",
-        "compile_seconds", "run_seconds", "accepted_fraction", "max_kl_seen", "refused", "critic_refused",
+        "compile_seconds", "run_seconds", "accepted_fraction", "max_kl_seen", "refused", "critic_refused", "invalid_samples",
     }  # fmt: skip
     assert (summary["env"], summary["seed"], summary["total_timesteps"]) == ("CartPole-v1", 3, 768)
     assert summary["evaluation_return"] >= 8

@@ -11,7 +11,7 @@ matplotlib.use("Agg")
 def metrics(returns):
     returns = np.asarray(returns, float)
     steps = np.broadcast_to(100 * np.arange(1, returns.shape[-1] + 1), returns.shape)
-    return Metrics(steps, None, EpisodeSummary(None, returns, None, None, None), None, None)
+    return Metrics(steps, None, EpisodeSummary(None, returns, None, None, None), None, None, None)
 
 
 def test_many_seeds_give_the_median_and_leave_out_updates_without_episodes():

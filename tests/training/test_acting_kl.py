@@ -1,0 +1,110 @@
+"""The policies that act before and after an update are within ``max_kl`` of one another, whatever the normaliser learned.
+
+Measured apart from the update: by the two states that act, each through its own statistics, on what was collected.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from gymnasium.vector import AutoresetMode
+
+import jtrpo
+from jtrpo.tools.checkpoint import Checkpoints
+from jtrpo.training.trainer import make_collect
+from tests import probes
+from tests.devices import run_on
+
+SMALL = {"num_envs": 8, "num_steps": 16, "hidden_sizes": (8,), "critic_epochs": 1, "critic_minibatches": 1}
+UPDATES = 5
+
+
+def measure(agent):
+    """``(state before, state after, trajectory) -> mean KL(before || after)``."""
+
+    @jax.jit
+    def acting_kl(before, after, trajectory):
+        act = lambda state: agent.policy_network(state.policy_params, agent.policy_sees(state, trajectory))  # noqa: E731
+        return act(before).kl(act(after)).mean()
+
+    return acting_kl
+
+
+def assert_within(acting, metrics):
+    assert metrics.policy.accepted
+    np.testing.assert_allclose(acting, metrics.policy.kl, rtol=1e-3, atol=1e-7)
+    assert acting <= metrics.hyperparams.max_kl * (1 + 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("env", "settings"),
+    [
+        ("Pendulum-v1", {"box_distribution": "gsde", "initial_log_std": -1.0}),
+        ("Pendulum-v1", {"box_distribution": "state_dependent_gaussian", "hidden_sizes": ()}),
+        ("MountainCarContinuous-v0", {"box_distribution": "tanh_gaussian", "critic": "gauss_newton"}),
+        ("CartPole-v1", {"memory": "gru", "activation": "relu"}),
+        ("Acrobot-v1", {"shared_torso": True, "normalize_values": True}),
+    ],
+    ids=lambda x: x if isinstance(x, str) else None,
+)
+def test_in_every_update(env, settings, tmp_path):
+    config = jtrpo.TrainConfig(env, **{**SMALL, **settings})
+    trainer, acting_kl = jtrpo.make_trainer(config), measure(jtrpo.make_agent(config))
+    collect, step = jax.jit(make_collect(config)), jax.jit(trainer.step)
+    state = jax.jit(trainer.init)(jax.random.key(0), jtrpo.Hyperparams(max_kl=0.01))
+    moved = []
+    for update in range(UPDATES):
+        if env == "CartPole-v1" and update == 2:  # a run that was stopped and resumed
+            with Checkpoints(tmp_path, config) as checkpoints:
+                checkpoints.save(state)
+                state = checkpoints.restore().state
+        trajectory, before = collect(state), state
+        state, metrics = step(state)
+        assert_within(acting_kl(before, state, trajectory), metrics)
+        # What the same parameters would have done if nothing had followed the statistics.
+        left = before._replace(observation_statistics=state.observation_statistics)
+        moved.append(acting_kl(before, left, trajectory) / 0.01)
+    assert max(moved) > 0.01
+
+
+class Recording(probes.Counting):
+    observations: list = []  # noqa: RUF012
+
+    def step(self, action):
+        self.observations.append(self.observe())
+        return super().step(action)
+
+
+def test_on_the_host():
+    vector = jtrpo.envs.gymnasium.SyncVectorEnv([lambda: Recording(5)] * 2, autoreset_mode=AutoresetMode.SAME_STEP)
+    config = jtrpo.TrainConfig(vector, **{**SMALL, "num_envs": 2})
+    trainer, agent = jtrpo.make_host_trainer(config), jtrpo.make_agent(config)
+    state = trainer.init(jax.random.key(0))
+    for _ in range(UPDATES):
+        before = state
+        Recording.observations.clear()
+        state, metrics = trainer.step(state)
+        assert len(Recording.observations) == 2 * SMALL["num_steps"]
+        seen = jnp.stack(Recording.observations)
+        acting = agent.policy(before, seen)[0].kl(agent.policy(state, seen)[0]).mean()
+        assert_within(acting, metrics)
+
+
+ON_A_MESH = """
+import jax, jtrpo
+from tests.training.test_acting_kl import SMALL, assert_within, make_collect, measure
+
+config = jtrpo.TrainConfig("Pendulum-v1", **SMALL, mesh=jax.make_mesh((2,), ("envs",)))
+trainer, acting_kl = jtrpo.make_trainer(config), measure(jtrpo.make_agent(config))
+collect, step = jax.jit(make_collect(config)), jax.jit(trainer.step)
+state = jax.jit(trainer.init)(jax.random.key(0))
+for _ in range(4):
+    trajectory, before = collect(state), state
+    state, metrics = step(state)
+    assert_within(acting_kl(before, state, trajectory), metrics)
+"""
+
+
+@pytest.mark.slow
+def test_on_a_mesh():
+    assert run_on(2, ON_A_MESH + 'print("within")') == "within\n"
