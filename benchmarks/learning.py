@@ -1,10 +1,12 @@
 """How well the shipped settings learn: many seeds in one vmapped jit, with intervals, curves and everything that went wrong.
 
     python -m benchmarks.learning CartPole-v1 Pendulum-v1 --seeds 20 --out DIR
+    python -m benchmarks.learning CartPole-v1 Pendulum-v1 --seeds 20 --defaults --out DIR
     python -m benchmarks.learning --redraw DIR
 
-writes ``DIR/ENV.json`` for each environment, ``DIR/table.md`` and ``DIR/curves.png``; the second command draws the last two again
-from the JSON. Every policy is scored on 128 episodes with the most probable action and on 128 with sampled ones.
+writes ``DIR/ENV.json`` for each environment, ``DIR/table.md`` and ``DIR/curves.png``; the last command draws the last two again
+from the JSON. ``--defaults`` trains for the shipped number of steps with none of the shipped settings. Every policy is scored on
+128 episodes with the most probable action and on 128 with sampled ones.
 """
 
 import argparse
@@ -25,9 +27,17 @@ import jtrpo
 EPISODES = 128
 
 
-def learn(env: str, seeds: int, **settings: Any) -> dict[str, Any]:
-    """Train and score ``seeds`` seeds with the shipped settings, some of them replaced."""
-    config, hyperparams = jtrpo.tuned(env, **settings)
+def settings_of(env: str, defaults: bool, steps: int | None) -> tuple[jtrpo.TrainConfig, jtrpo.Hyperparams]:
+    """The shipped settings, or the defaults for as many steps."""
+    config, hyperparams = jtrpo.tuned(env, **({} if steps is None else {"total_timesteps": steps}))
+    if defaults:
+        return jtrpo.TrainConfig(env, total_timesteps=config.total_timesteps), jtrpo.Hyperparams()
+    return config, hyperparams
+
+
+def learn(config: jtrpo.TrainConfig, hyperparams: jtrpo.Hyperparams, seeds: int) -> dict[str, Any]:
+    """Train and score ``seeds`` seeds."""
+    env = config.env
     train, trainer = jtrpo.make_train(config), jtrpo.make_trainer(config)
 
     def run(key: jax.Array) -> dict[str, jax.Array]:
@@ -143,6 +153,7 @@ def main() -> None:
     parser.add_argument("envs", nargs="*", metavar="ENV")
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--steps", type=int, help="instead of the shipped total_timesteps")
+    parser.add_argument("--defaults", action="store_true", help="with none of the shipped settings but total_timesteps")
     parser.add_argument("--out", type=Path, help="folder for the results")
     parser.add_argument("--redraw", type=Path, metavar="DIR", help="only draw table and curves of DIR again")
     options = parser.parse_args()
@@ -153,15 +164,13 @@ def main() -> None:
         parser.error("give at least one environment and --out DIR, or --redraw DIR")
     if options.seeds < 1:
         parser.error(f"--seeds must be at least 1; got {options.seeds}")
-    settings = {} if options.steps is None else {"total_timesteps": options.steps}
-    try:
-        for env in options.envs:
-            jtrpo.tuned(env, **settings)  # all mistakes before the first run
+    try:  # all mistakes before the first run
+        settings = {env: settings_of(env, options.defaults, options.steps) for env in options.envs}
     except (TypeError, ValueError) as error:
         parser.error(str(error))
     options.out.mkdir(parents=True, exist_ok=True)
     for env in options.envs:
-        entry = learn(env, options.seeds, **settings)
+        entry = learn(*settings[env], options.seeds)
         (options.out / f"{env.replace(':', '-')}.json").write_text(json.dumps(entry) + "\n")
     redraw(options.out)
 

@@ -85,13 +85,13 @@ class CriticNetwork(nn.Module):
 
 
 def change_input_units(params: PyTree, ratio: Float[Array, " F"], shift: Float[Array, " F"]) -> PyTree:
-    """Parameters of the same function of the old input ``ratio * new + shift``, for a network of this file.
+    """Parameters of the same function of the old input ``ratio * new + shift``.
 
     W (ratio x + shift) + b = (W ratio) x + (b + W shift): the layers that read the joined features change, the others do not.
     Those are the first hidden layer, or without hidden layers those of the head.
 
     Args:
-        params: of a :class:`PolicyNetwork` or :class:`CriticNetwork`.
+        params: of a :class:`PolicyNetwork`.
         ratio: along the features that :class:`Torso` joins.
         shift: likewise.
     """
@@ -109,7 +109,7 @@ def change_input_units(params: PyTree, ratio: Float[Array, " F"], shift: Float[A
     hidden = params["params"].get("encoder", {}).get("Torso_0", {}).get("MLP_0")
     if hidden:
         return first(params, "params", "encoder", "Torso_0", "MLP_0", "Dense_0")
-    return first(params, "params", "head" if "head" in params["params"] else "value")
+    return first(params, "params", "head")
 
 
 def ignores_observation(policy_params: PyTree) -> Bool[Array, ""]:

@@ -58,9 +58,10 @@ class Agent(NamedTuple):
         values: ``(state, trajectory) -> (value, next_value, critic memory)``: of the observations and of what really followed
             them, ``[T, N]`` each, in units of (scaled) return, and the critic's memory after the last step.
         see: ``(state, observation) -> observation``, normalised where the settings say so.
-        with_statistics: ``(state, statistics) -> state`` that sees through other statistics of the observations, with its first
-            layers changed so that policy and critic stay the same functions of raw observations. Before the first step they need
-            not, and begin in the units of the first statistics: the policy sees nothing yet, and the critic has not been fitted.
+        with_statistics: ``(state, statistics) -> state`` that sees through other statistics of the observations, with the first
+            layer of the policy changed so that it stays the same function of raw observations. A policy that sees nothing yet
+            stays so without, and begins in the units of the first statistics. The critic bounds nothing, and learns better where
+            it is left to its next fit.
         empty_memory: ``(batch) -> memory`` for the first step of an episode.
         policy_sees: ``(state, trajectory) -> pytree`` with leading axis ``B`` for ``policy_network``.
         critic_sees: the same for ``critic_network``.
@@ -124,21 +125,14 @@ def make_agent(config: TrainConfig) -> Agent:
         return jax.tree.map(lambda use, new, old: new if use else old, centred, normalized, observation)
 
     def with_statistics(state: Any, statistics: RunningStatistics) -> Any:
-        before = state.observation_statistics
-        old, new = standard_deviation(before), standard_deviation(statistics)
-        shift = jax.tree.map(lambda a, b, std: (b - a) / std, before.mean, statistics.mean, old)
-        ratio = along_features(space, jax.tree.map(jnp.divide, new, old), 1.0)
-        change = partial(change_input_units, ratio=ratio, shift=along_features(space, shift, 0.0))
-        policy_params = unless(ignores_observation(state.policy_params), change, state.policy_params)
-        critic_params = state.critic_params
-        if not config.shared_torso:
-            critic_params = unless(before.samples == 0, change, critic_params)
-        return state._replace(
-            observation_statistics=statistics, policy_params=policy_params, critic_params=critic_params
-        )
-
-    def unless(condition: Array, change: Callable[[PyTree], PyTree], params: PyTree) -> PyTree:
-        return jax.tree.map(lambda new, old: jnp.where(condition, old, new), change(params), params)
+        before, old = state.observation_statistics, state.policy_params
+        before_std, std = standard_deviation(before), standard_deviation(statistics)
+        shift = jax.tree.map(lambda a, b, unit: (b - a) / unit, before.mean, statistics.mean, before_std)
+        ratio = along_features(space, jax.tree.map(jnp.divide, std, before_std), 1.0)
+        params = change_input_units(old, ratio, along_features(space, shift, 0.0))
+        blind = ignores_observation(old)
+        params = jax.tree.map(lambda new, old: jnp.where(blind, old, new), params, old)
+        return state._replace(observation_statistics=statistics, policy_params=params)
 
     def step(observation: PyTree, carry: PyTree) -> PyTree:
         """What a network sees of one step in the middle of an episode, or at its start with an empty carry."""

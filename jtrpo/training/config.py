@@ -50,9 +50,6 @@ _RANGES: dict[str, dict[str, Any]] = {
 }
 
 
-ADAPTIVE = ("max_kl", "cg_damping")
-"""Hyper-parameters that may adapt to the run."""
-
 ANNEALED = ("max_kl", "cg_damping", "entropy_coefficient", "critic_learning_rate", "critic_max_change")
 """Hyper-parameters that may be annealed: those for which less and less makes sense."""
 
@@ -148,8 +145,6 @@ class TrainConfig:
         constraint: what ``max_kl`` bounds: ``"kl"``, the mean over states, ``"kl_max"``, the largest, or ``"none"``: natural
             policy gradient steps without a line search.
         preconditioner: of the conjugate gradients: ``None`` or ``"diagonal"``, the Fisher matrix's estimated diagonal.
-        adapt: numbers that each update's ratio of actual to predicted improvement corrects: any of ``"max_kl"`` and
-            ``"cg_damping"``.
         anneal: numbers that fall linearly over the run, towards zero: any of ``"max_kl"``, ``"cg_damping"``,
             ``"entropy_coefficient"``, ``"critic_learning_rate"`` and ``"critic_max_change"``.
         schedules: for any of the :class:`Hyperparams`, by name, a function from the number of updates done to its value, such
@@ -197,7 +192,6 @@ class TrainConfig:
     critic_fraction: float = 1.0
     constraint: str = "kl"
     preconditioner: str | None = None
-    adapt: tuple[str, ...] = ()
     anneal: tuple[str, ...] = ()
     schedules: Mapping[str, Schedule] = dataclasses.field(default_factory=dict, hash=False, metadata={"cli": False})
     critic: str = "adam"
@@ -270,13 +264,11 @@ class TrainConfig:
             self._check_mesh(self.mesh)
 
     def _check_numbers_that_change(self) -> None:
-        for field, choices in (("adapt", ADAPTIVE), ("anneal", ANNEALED)):
-            names = getattr(self, field)
-            if isinstance(names, str) or not isinstance(names, tuple | list):
-                raise TypeError(f"{field} must be a tuple of names such as ('max_kl',); got {names!r}")
-            for name in names:
-                check_choice(field, name, choices)
-            object.__setattr__(self, field, tuple(names))
+        if isinstance(self.anneal, str) or not isinstance(self.anneal, tuple | list):
+            raise TypeError(f"anneal must be a tuple of names such as ('max_kl',); got {self.anneal!r}")
+        for name in self.anneal:
+            check_choice("anneal", name, ANNEALED)
+        object.__setattr__(self, "anneal", tuple(self.anneal))
         if not isinstance(self.schedules, Mapping):
             raise TypeError(f"schedules must map names of hyper-parameters to functions; got {self.schedules!r}")
         for name, schedule in self.schedules.items():
@@ -285,10 +277,10 @@ class TrainConfig:
                 raise TypeError(f"schedules[{name!r}] must be a function of the update's number; got {schedule!r}")
             for update in (0, self.num_updates - 1):  # the ends; what lies between is the schedule's own affair
                 check_number(f"schedules[{name!r}]({update})", schedule(jax.numpy.int32(update)), **_RANGES[name])
-        changing = (*self.adapt, *self.anneal, *self.schedules)
+        changing = (*self.anneal, *self.schedules)
         for name in changing:
             if changing.count(name) > 1:
-                raise ValueError(f"{name} is named more than once among adapt, anneal and schedules; choose one")
+                raise ValueError(f"{name} is named more than once among anneal and schedules; choose one")
 
     def _check_mesh(self, mesh: jax.sharding.Mesh) -> None:
         if not isinstance(mesh, jax.sharding.Mesh):

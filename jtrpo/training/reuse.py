@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from jtrpo.training.rollout import Trajectory
 
-LARGEST_WEIGHT = 1.0
+LARGEST_WEIGHT = 2.0
 """Of a sample of an older policy, relative to one of today's."""
 
 

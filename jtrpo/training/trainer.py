@@ -16,7 +16,6 @@ from jtrpo.core.objective import Objective, likelihood_ratio
 from jtrpo.core.trpo import TRPOInfo, trpo_update
 from jtrpo.core.vine import all_actions_objective, log_prob_of_each, self_normalized_objective
 from jtrpo.envs.gymnasium import HostEnvironment
-from jtrpo.training.adaptation import adapt, numbers_in_force
 from jtrpo.training.agent import Agent, make_agent
 from jtrpo.training.config import Hyperparams, TrainConfig, as_arrays
 from jtrpo.training.critic import CriticInfo, explained_variance, fit_critic, init_critic_optimizer
@@ -48,6 +47,7 @@ from jtrpo.training.rollout import (
     strong,
 )
 from jtrpo.training.samples import SampleInfo, mask_invalid, sample_info
+from jtrpo.training.schedule import numbers_in_force
 from jtrpo.training.vine import action_values, branch_actions, policy_and_critic, rollout_set, standing_at
 
 GAUSS_NEWTON_DAMPING = 1e-2
@@ -218,7 +218,7 @@ def make_learner(config: TrainConfig) -> Learner:
         branches = branch(state, trajectory, batch, vine_key) if vine else batch
         state, policy_info = improve_policy(state, branches)
         state, critic_loss, fitted = improve_critic(state, recent, target, batch.weight, critic_key)
-        state = state._replace(hyperparams=adapt(base, config.adapt, policy_info), update=state.update + 1)
+        state = state._replace(hyperparams=base, update=state.update + 1)
         critic_info = CriticInfo(critic_loss, variance_explained, fitted)
         return state, Metrics(timesteps_after(state), numbers, episodes, samples, policy_info, critic_info)
 
