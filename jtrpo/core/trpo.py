@@ -77,6 +77,7 @@ def trpo_update(
     batch: Batch,
     *,
     objective: Objective = likelihood_ratio,
+    acting: Distribution | None = None,
     max_kl: float | Float[Array, ""] = 0.01,
     cg_iterations: int | Int[Array, ""] = 10,
     cg_damping: float | Float[Array, ""] = 0.1,
@@ -107,6 +108,8 @@ def trpo_update(
         objective: pure function ``(distribution, batch) -> [B]``, whose mean over the batch takes the place of mean(r A);
             for several actions per state :func:`jtrpo.core.vine.all_actions_objective` or
             :func:`jtrpo.core.vine.self_normalized_objective`. Static.
+        acting: pi(. | batch.observation) of the policy that acted, leading axis ``B``, where it is not quite the policy at
+            ``params``: what the KL is measured from. ``None``: the policy at ``params``.
         max_kl: trust region delta, in nats.
         cg_iterations: most Fisher-vector products.
         cg_damping: damping, added to the Fisher matrix's diagonal.
@@ -175,6 +178,7 @@ def trpo_update(
     # The policy, linearised once: its distribution, and the Jacobian for the gradient and (on the whole batch) for F.
     linear = linearize_policy(policy, params, batch.observation, axis_name)
     old = linear.distribution
+    acted = old if acting is None else acting
     if old.entropy().shape != (size,):
         raise ValueError(
             f"policy must return a distribution over the batch axis alone, [B] = [{size}]; its entropy has shape "
@@ -235,7 +239,7 @@ def trpo_update(
     # Line search: the first candidate that is finite, inside the trust region and better.
     def evaluate(candidate: PyTree) -> Evaluation:
         new: Distribution = check_distribution(policy(candidate, batch.observation))
-        divergence = old.kl(new)
+        divergence = acted.kl(new)
         local = local_surrogate(new, batch, weight, entropy_coefficient, objective)
         sums = (local, weighted_sum(divergence, weight), weighted_sum(new.entropy(), weight))
         new_value, kl, new_entropy = sum_over(sums, axis_name)
@@ -245,8 +249,12 @@ def trpo_update(
     # Unless it bounds the step, the largest KL need not be known of all devices before the search is over.
     search_axis = axis_name if constraint == "kl_max" else None
     zero = jnp.zeros_like(value)
-    local_zero = per_device(zero, axis_name) if search_axis is None else zero
-    start = Evaluation(value, zero, local_zero, entropy)
+    start = Evaluation(value, zero, per_device(zero, axis_name) if search_axis is None else zero, entropy)
+    if acting is not None:
+        divergence = acted.kl(old)
+        kl = sum_over(weighted_sum(divergence, weight), axis_name)
+        start = start._replace(kl=kl.astype(value.dtype))
+        start = start._replace(kl_max=_max_over(divergence, weight, search_axis).astype(value.dtype))
     params, search = line_search(
         evaluate,
         params,

@@ -3,10 +3,9 @@
 from collections.abc import Callable
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from gymnasium import spaces
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from jtrpo.core.distributions import Distribution
 from jtrpo.networks.heads import Head
@@ -82,46 +81,3 @@ class CriticNetwork(nn.Module):
         """Return the value, and the memory's carry after each step."""
         features, carry = self.encoder(seen)
         return self.value(features)[..., 0], carry
-
-
-def change_input_units(params: PyTree, ratio: Float[Array, " F"], shift: Float[Array, " F"]) -> PyTree:
-    """Parameters of the same function of the old input ``ratio * new + shift``.
-
-    W (ratio x + shift) + b = (W ratio) x + (b + W shift): the layers that read the joined features change, the others do not.
-    Those are the first hidden layer, or without hidden layers those of the head.
-
-    Args:
-        params: of a :class:`PolicyNetwork`.
-        ratio: along the features that :class:`Torso` joins.
-        shift: likewise.
-    """
-
-    def change(layer: PyTree) -> PyTree:
-        if "kernel" not in layer:
-            return {name: change(each) if isinstance(each, dict) else each for name, each in layer.items()}
-        kernel, bias = layer["kernel"], layer["bias"]
-        scaled, moved = kernel * jnp.broadcast_to(ratio[:, None], kernel.shape), bias + shift @ kernel
-        return {"kernel": scaled.astype(kernel.dtype), "bias": moved.astype(bias.dtype)}
-
-    def first(layers: PyTree, *path: str) -> PyTree:
-        return {**layers, path[0]: first(layers[path[0]], *path[1:]) if path[1:] else change(layers[path[0]])}
-
-    hidden = params["params"].get("encoder", {}).get("Torso_0", {}).get("MLP_0")
-    if hidden:
-        return first(params, "params", "encoder", "Torso_0", "MLP_0", "Dense_0")
-    return first(params, "params", "head")
-
-
-def ignores_observation(policy_params: PyTree) -> Bool[Array, ""]:
-    """Whether a policy's last layer is zero, as it is until the first step: then only a mask makes it depend on what it sees.
-
-    Args:
-        policy_params: of a :class:`PolicyNetwork`.
-    """
-    matrices = [
-        (path[-1].key, leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(policy_params["params"]["head"])
-        if leaf.ndim == 2
-    ]
-    # A matrix that is no kernel is the scale of noise that depends on the features.
-    return jnp.array([jnp.all(leaf == 0) & (name == "kernel") for name, leaf in matrices]).all()

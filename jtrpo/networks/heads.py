@@ -21,8 +21,8 @@ BOX_DISTRIBUTIONS = ("gaussian", "state_dependent_gaussian", "tanh_gaussian", "g
 class Head(nn.Module):
     """Last layer of a policy, and the distribution made of it.
 
-    The layer begins at zero: the first policy does not depend on what it sees, so the first statistics of the observations, which
-    change what it sees, do not change the policy.
+    The layer begins at zero: the first policy does not depend on what it sees, so the first statistics of the observations do not
+    change it.
 
     Discrete: :class:`Categorical`. MultiDiscrete: :class:`MultiCategorical`. MultiBinary: :class:`Bernoulli`. Dict and Tuple:
     :class:`Product`. Box: by ``box_distribution``, in units of :func:`environment_action`.

@@ -44,35 +44,6 @@ def numeric(space: spaces.Space) -> PyTree:
     return isinstance(space, spaces.Box) and not is_image(space)
 
 
-def along_features(space: spaces.Space, tree: PyTree, fill: float) -> Float[Array, " F"]:
-    """Vector along the features that :class:`Torso` joins: the entries of ``tree`` for measurements, ``fill`` for all else.
-
-    Args:
-        space: the observation space.
-        tree: pytree like one observation.
-        fill: for categories and the features of images.
-    """
-    if isinstance(space, spaces.Dict):
-        children = [(child, tree[name]) for name, child in space.spaces.items() if name != ACTION_MASK]
-        return jnp.concatenate([along_features(*pair, fill) for pair in children])
-    if isinstance(space, spaces.Tuple):
-        return jnp.concatenate([along_features(*pair, fill) for pair in zip(space.spaces, tree, strict=True)])
-    if isinstance(space, spaces.Box) and not is_image(space):
-        return jnp.ravel(tree)
-    return jnp.full((_feature_count(space),), fill)
-
-
-def _feature_count(space: spaces.Space) -> int:
-    if isinstance(space, spaces.Discrete):
-        return int(space.n)
-    if isinstance(space, spaces.MultiDiscrete):
-        return int(space.nvec.sum())
-    if is_image(space):
-        image = jax.ShapeDtypeStruct(space.shape or (), float)
-        return jax.eval_shape(lambda x: CNN().init_with_output(jax.random.key(0), x)[0], image).shape[-1]
-    return int(np.prod(space.shape or ()))
-
-
 def check_observation_space(space: spaces.Space) -> None:
     """Raise ``TypeError`` where no network fits the space.
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, Protocol, cast
+from typing import NamedTuple, Protocol, cast
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +12,13 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from jtrpo.core.distributions import Distribution
 from jtrpo.core.fisher import Policy
-from jtrpo.networks.actor_critic import CriticNetwork, Encoder, PolicyNetwork, change_input_units, ignores_observation
+from jtrpo.networks.actor_critic import CriticNetwork, Encoder, PolicyNetwork
 from jtrpo.networks.heads import Head
 from jtrpo.networks.recurrent import Sequences, empty_carry
-from jtrpo.networks.torso import ACTIVATIONS, along_features, numeric
+from jtrpo.networks.torso import ACTIVATIONS, numeric
 from jtrpo.training.config import TrainConfig
 from jtrpo.training.critic import Critic
-from jtrpo.training.normalization import RunningStatistics, normalize, rescale, standard_deviation
+from jtrpo.training.normalization import RunningStatistics, normalize, rescale
 from jtrpo.training.rollout import Trajectory, forget
 
 
@@ -58,14 +58,10 @@ class Agent(NamedTuple):
         values: ``(state, trajectory) -> (value, next_value, critic memory)``: of the observations and of what really followed
             them, ``[T, N]`` each, in units of (scaled) return, and the critic's memory after the last step.
         see: ``(state, observation) -> observation``, normalised where the settings say so.
-        with_statistics: ``(state, statistics) -> state`` that sees through other statistics of the observations, with the first
-            layer of the policy changed so that it stays the same function of raw observations. A policy that sees nothing yet
-            stays so without, and begins in the units of the first statistics. The critic bounds nothing, and learns better where
-            it is left to its next fit.
         empty_memory: ``(batch) -> memory`` for the first step of an episode.
         policy_sees: ``(state, trajectory) -> pytree`` with leading axis ``B`` for ``policy_network``.
         critic_sees: the same for ``critic_network``.
-        log_prob: ``(state, trajectory) -> [T, N]``: of the trajectory's actions under the state's policy, in nats.
+        distribution: ``(state, trajectory) -> distribution`` over the actions of its steps, leading axis ``B``.
         flatten: ``[T, N, ...] -> [B, ...]``, each environment's steps in sequence.
         init_policy: ``(key, observation) -> policy parameters``, from one observation.
         init_critic: ``(key, observation) -> critic parameters``.
@@ -77,11 +73,10 @@ class Agent(NamedTuple):
     value: Callable[..., tuple[Float[Array, " N"], Memories]]
     values: Callable[[Learned, Trajectory], tuple[Float[Array, "T N"], Float[Array, "T N"], PyTree]]
     see: Callable[[Learned, PyTree], PyTree]
-    with_statistics: Callable[[Any, RunningStatistics], Any]
     empty_memory: Callable[[int], Memories]
     policy_sees: Callable[[Learned, Trajectory], PyTree]
     critic_sees: Callable[[Learned, Trajectory], PyTree]
-    log_prob: Callable[[Learned, Trajectory], Float[Array, "T N"]]
+    distribution: Callable[[Learned, Trajectory], Distribution]
     flatten: Callable[[PyTree], PyTree]
     init_policy: Callable[[PRNGKeyArray, PyTree], PyTree]
     init_critic: Callable[[PRNGKeyArray, PyTree], PyTree]
@@ -124,16 +119,6 @@ def make_agent(config: TrainConfig) -> Agent:
         normalized = normalize(state.observation_statistics, observation)
         return jax.tree.map(lambda use, new, old: new if use else old, centred, normalized, observation)
 
-    def with_statistics(state: Any, statistics: RunningStatistics) -> Any:
-        before, old = state.observation_statistics, state.policy_params
-        before_std, std = standard_deviation(before), standard_deviation(statistics)
-        shift = jax.tree.map(lambda a, b, unit: (b - a) / unit, before.mean, statistics.mean, before_std)
-        ratio = along_features(space, jax.tree.map(jnp.divide, std, before_std), 1.0)
-        params = change_input_units(old, ratio, along_features(space, shift, 0.0))
-        blind = ignores_observation(old)
-        params = jax.tree.map(lambda new, old: jnp.where(blind, old, new), params, old)
-        return state._replace(observation_statistics=statistics, policy_params=params)
-
     def step(observation: PyTree, carry: PyTree) -> PyTree:
         """What a network sees of one step in the middle of an episode, or at its start with an empty carry."""
         if config.memory is None:
@@ -164,9 +149,8 @@ def make_agent(config: TrainConfig) -> Agent:
             return features(state, policy_sees(state, trajectory))[0]
         return sequences(state, trajectory, trajectory.memory.critic)
 
-    def log_prob(state: Learned, trajectory: Trajectory) -> Float[Array, "T N"]:
-        distribution = policy_network(state.policy_params, policy_sees(state, trajectory))
-        return unflatten(distribution.log_prob(flatten(trajectory.action)), trajectory)
+    def distribution(state: Learned, trajectory: Trajectory) -> Distribution:
+        return policy_network(state.policy_params, policy_sees(state, trajectory))
 
     def features(state: Learned, seen: PyTree) -> tuple[Float[Array, "B H"], PyTree]:
         return policy_module.apply(state.policy_params, seen, method="features_and_carry")
@@ -181,8 +165,8 @@ def make_agent(config: TrainConfig) -> Agent:
         if memory is None:
             memory = empty_memory(jax.tree.leaves(observation)[0].shape[0])
         seen = step(see(state, observation), memory.policy)
-        distribution, carry = policy_module.apply(state.policy_params, seen, method="distribution_and_carry")
-        return distribution, memory._replace(policy=carry)
+        actions, carry = policy_module.apply(state.policy_params, seen, method="distribution_and_carry")
+        return actions, memory._replace(policy=carry)
 
     def predict(state: Learned, seen: PyTree) -> tuple[Float[Array, " B"], PyTree]:
         """Value, and the carry that it goes on from: the policy's where the torso is shared, otherwise the critic's."""
@@ -225,11 +209,10 @@ def make_agent(config: TrainConfig) -> Agent:
         value=value,
         values=values,
         see=see,
-        with_statistics=with_statistics,
         empty_memory=empty_memory,
         policy_sees=policy_sees,
         critic_sees=critic_sees,
-        log_prob=log_prob,
+        distribution=distribution,
         flatten=flatten,
         init_policy=lambda key, observation: policy_module.init(key, one_step(observation)),
         init_critic=init_critic,

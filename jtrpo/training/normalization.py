@@ -24,49 +24,70 @@ class RunningStatistics(NamedTuple):
     m2: PyTree
 
 
-def init_statistics(example: PyTree) -> RunningStatistics:
-    """No samples yet; components shaped like ``example``."""
+def init_statistics(example: PyTree, samples: float = 0.0) -> RunningStatistics:
+    """No samples yet, or a number of mean 0 and variance 1; components shaped like ``example``."""
     zeros = jax.tree.map(lambda x: jnp.zeros(jnp.shape(x), float), example)
-    return RunningStatistics(jnp.zeros(()), zeros, zeros)
+    return RunningStatistics(jnp.zeros(()) + samples, zeros, jax.tree.map(lambda x: x + samples, zeros))
 
 
-def update_statistics(
-    statistics: RunningStatistics, samples: PyTree, valid: Bool[Array, "..."] | None = None, axis_name: AxisName = None
+def moments(
+    like: RunningStatistics, samples: PyTree, valid: Bool[Array, "..."], axis_name: AxisName = None
 ) -> RunningStatistics:
-    """Merge samples, whose leading axes (beyond the components' own) all count as samples, and ``axis_name`` as well.
-
-    n = n_a + n_b,  mean = mean_a + d n_b / n,  m2 = m2_a + m2_b + d^2 n_a n_b / n,  with d = mean_b - mean_a
+    """Statistics of these samples alone.
 
     Args:
-        statistics: of the samples before.
-        samples: leading axes are the batch.
-        valid: which samples count, over the leading axes; ``None``: all. Where the moments would overflow in spite of it, the
-            whole batch is left out: statistics never heal.
-        axis_name: mapped axis over which the batch is spread.
-
-    Source: Chan, Golub and LeVeque 1979, Updating Formulae and a Pairwise Algorithm for Computing Sample Variances.
+        like: with the components' shapes.
+        samples: leading axes (beyond the components' own) all count as samples.
+        valid: which samples count, over the leading axes.
+        axis_name: mapped axis over which the samples are spread.
     """
-    rows = jax.tree.map(lambda mean, x: jnp.reshape(x, (-1, *mean.shape)), statistics.mean, samples)
-    size = jax.tree.leaves(rows)[0].shape[0]
-    counts = jnp.ones((size,), bool) if valid is None else jnp.reshape(valid, (-1,))
+    rows = jax.tree.map(lambda mean, x: jnp.reshape(x, (-1, *mean.shape)), like.mean, samples)
+    counts = jnp.reshape(valid, (-1,))
 
     def total(x: Array) -> Array:
         mask = jnp.reshape(counts, (-1, *[1] * (x.ndim - 1)))
         return jnp.sum(jnp.where(mask, x, jnp.zeros_like(x)), axis=0, dtype=jnp.result_type(x, float))
 
-    added, sums = sum_over((jnp.sum(counts, dtype=float), jax.tree.map(total, rows)), axis_name)
-    samples_now = statistics.samples + added
-    share = added / jnp.where(samples_now > 0, samples_now, 1.0)
-    batch_mean = jax.tree.map(lambda x: x / jnp.maximum(added, 1.0), sums)
-    squares = jax.tree.map(lambda x, mean: total(jnp.square(x - mean[None])), rows, batch_mean)
-    batch_m2 = sum_over(squares, axis_name)
-    difference = jax.tree.map(jnp.subtract, batch_mean, statistics.mean)
+    number, sums = sum_over((jnp.sum(counts, dtype=float), jax.tree.map(total, rows)), axis_name)
+    mean = jax.tree.map(lambda x: x / jnp.maximum(number, 1.0), sums)
+    squares = jax.tree.map(lambda x, mean: total(jnp.square(x - mean[None])), rows, mean)
+    return RunningStatistics(number, mean, sum_over(squares, axis_name))
+
+
+def merge(
+    statistics: RunningStatistics, new: RunningStatistics, weight: float | Float[Array, ""] = 1.0
+) -> RunningStatistics:
+    """Statistics of both, with each of the new samples counting as ``weight`` samples.
+
+    n = n_a + n_b,  mean = mean_a + d n_b / n,  m2 = m2_a + m2_b + d^2 n_a n_b / n,  with d = mean_b - mean_a
+
+    Where that would not be finite the old ones come back: statistics never heal.
+
+    Source: Chan, Golub and LeVeque 1979, Updating Formulae and a Pairwise Algorithm for Computing Sample Variances.
+    """
+    added = weight * new.samples
+    samples = statistics.samples + added
+    share = added / jnp.where(samples > 0, samples, 1.0)
+    difference = jax.tree.map(jnp.subtract, new.mean, statistics.mean)
     mean = jax.tree.map(lambda m, d: m + d * share, statistics.mean, difference)
     m2 = jax.tree.map(
-        lambda a, b, d: a + b + jnp.square(d) * (statistics.samples * share), statistics.m2, batch_m2, difference
+        lambda a, b, d: a + weight * b + jnp.square(d) * (statistics.samples * share),
+        statistics.m2,
+        new.m2,
+        difference,
     )
-    updated = RunningStatistics(samples_now, mean, m2)
-    return jax.tree.map(partial(jnp.where, (added > 0) & all_finite(updated)), updated, statistics)
+    merged = RunningStatistics(samples, mean, m2)
+    return jax.tree.map(partial(jnp.where, (added > 0) & all_finite(merged)), merged, statistics)
+
+
+def update_statistics(
+    statistics: RunningStatistics, samples: PyTree, valid: Bool[Array, "..."] | None = None, axis_name: AxisName = None
+) -> RunningStatistics:
+    """:func:`merge` with the :func:`moments` of samples; ``valid`` left out: all count."""
+    if valid is None:
+        some, mean = jax.tree.leaves(samples)[0], jax.tree.leaves(statistics.mean)[0]
+        valid = jnp.ones(some.shape[: some.ndim - mean.ndim], bool)
+    return merge(statistics, moments(statistics, samples, valid, axis_name))
 
 
 def all_finite(tree: PyTree) -> Bool[Array, ""]:

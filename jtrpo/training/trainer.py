@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from jtrpo.core.advantage import gae
 from jtrpo.core.batch import Batch
-from jtrpo.core.objective import Objective, likelihood_ratio
+from jtrpo.core.objective import Objective, likelihood_ratio, mean_kl
 from jtrpo.core.trpo import TRPOInfo, trpo_update
 from jtrpo.core.vine import all_actions_objective, log_prob_of_each, self_normalized_objective
 from jtrpo.envs.gymnasium import HostEnvironment
@@ -26,6 +26,8 @@ from jtrpo.training.normalization import (
     RunningStatistics,
     all_finite,
     init_statistics,
+    merge,
+    moments,
     normalize,
     standard_deviation,
     update_statistics,
@@ -49,6 +51,9 @@ from jtrpo.training.rollout import (
 from jtrpo.training.samples import SampleInfo, mask_invalid, sample_info
 from jtrpo.training.schedule import numbers_in_force
 from jtrpo.training.vine import action_values, branch_actions, policy_and_critic, rollout_set, standing_at
+
+DRIFT = 0.1
+"""Share of ``max_kl`` by which new statistics of the observations may move the policy that acts."""
 
 GAUSS_NEWTON_DAMPING = 1e-2
 """Of the Gauss-Newton critic, whose trust region does most of the work."""
@@ -197,7 +202,7 @@ def make_learner(config: TrainConfig) -> Learner:
                 critic_params=critic_params,
                 critic_optimizer=init_critic_optimizer(critic_params) if config.critic == "adam" else (),
                 env_state=env_state,
-                observation_statistics=init_statistics(observation),
+                observation_statistics=init_statistics(observation, samples=1e-12),
                 return_statistics=init_statistics(0.0),
                 discounted_return=jnp.zeros((config.num_envs,)),
                 target_statistics=init_statistics(0.0),
@@ -212,11 +217,12 @@ def make_learner(config: TrainConfig) -> Learner:
         base, numbers = state.hyperparams, numbers_in_force(config, state.hyperparams, state.update)
         state = state._replace(key=key, hyperparams=numbers)
         trajectory = mask_invalid(trajectory)
-        state = learn_statistics(state, trajectory)
         state, recent = recall(state, trajectory)
-        state, batch, target, variance_explained, samples = estimate_advantages(state, recent)
-        branches = branch(state, trajectory, batch, vine_key) if vine else batch
-        state, policy_info = improve_policy(state, branches)
+        acting = state
+        state = learn_statistics(state, trajectory)
+        state, batch, target, variance_explained, samples = estimate_advantages(state, recent, acting)
+        where, tried = branch(state, trajectory, batch, vine_key) if vine else (recent, batch)
+        state, policy_info = improve_policy(state, tried, acting, where)
         state, critic_loss, fitted = improve_critic(state, recent, target, batch.weight, critic_key)
         state = state._replace(hyperparams=base, update=state.update + 1)
         critic_info = CriticInfo(critic_loss, variance_explained, fitted)
@@ -225,15 +231,24 @@ def make_learner(config: TrainConfig) -> Learner:
     def learn_statistics(state: TrainState, trajectory: Trajectory) -> TrainState:
         # Before anything is learned from the collection, so that no number of it is in the units of earlier ones.
         if config.normalize_observations:
-            statistics = update_statistics(
-                state.observation_statistics, trajectory.observation, trajectory.valid, axis_name
-            )
-            state = agent.with_statistics(state, statistics)
+            state = state._replace(observation_statistics=follow_observations(state, trajectory))
         if config.scale_rewards:
             running, returns = discounted_returns(trajectory, state.discounted_return, state.hyperparams.gamma)
             statistics = update_statistics(state.return_statistics, returns, trajectory.valid, axis_name)
             state = state._replace(return_statistics=statistics, discounted_return=running)
         return state
+
+    def follow_observations(state: TrainState, trajectory: Trajectory) -> RunningStatistics:
+        old = state.observation_statistics
+        new = moments(old, trajectory.observation, trajectory.valid, axis_name)
+        moved = state._replace(observation_statistics=merge(old, new))
+        acting, other = (agent.distribution(each, trajectory) for each in (state, moved))
+        weight = agent.flatten(trajectory.valid).astype(float)
+        drift = mean_kl(acting, other, weight=weight, axis_name=axis_name)
+        # The drift is quadratic in the share of the way, n_b / (n_a + n_b), that mean and deviation go.
+        part = jnp.minimum(jnp.sqrt(DRIFT * state.hyperparams.max_kl / jnp.maximum(drift, 1e-30)), 1.0)
+        part = jnp.where(jnp.isfinite(part), part, 0.0)
+        return merge(old, new, part * old.samples / (old.samples + new.samples * (1.0 - part)))
 
     def recall(state: TrainState, trajectory: Trajectory) -> tuple[TrainState, Trajectory]:
         if config.reuse == 1:
@@ -242,14 +257,15 @@ def make_learner(config: TrainConfig) -> Learner:
         return state._replace(window=window), recent
 
     def estimate_advantages(
-        state: TrainState, trajectory: Trajectory
+        state: TrainState, trajectory: Trajectory, acting: TrainState
     ) -> tuple[TrainState, Batch, Array, Array, SampleInfo]:
         value, next_value, critic_memory = agent.values(state, trajectory)
         log_prob, ratio = agent.flatten(trajectory.log_prob), None
         if config.reuse > 1:
-            now = agent.log_prob(state, trajectory)
-            ratio = jnp.where(trajectory.valid, jnp.exp(now - trajectory.log_prob), 1.0)
-            log_prob = weigh_for_today(log_prob, agent.flatten(now))
+            now = agent.distribution(acting, trajectory).log_prob(agent.flatten(trajectory.action))
+            flat_ratio = jnp.where(agent.flatten(trajectory.valid), jnp.exp(now - log_prob), 1.0)
+            ratio = flat_ratio.reshape(trajectory.reward.shape[::-1]).T
+            log_prob = weigh_for_today(log_prob, now)
         known = jnp.isfinite(value) & (jnp.isfinite(next_value) | trajectory.terminated)
         usable = trajectory.valid & known
         advantage, target = gae(
@@ -276,7 +292,7 @@ def make_learner(config: TrainConfig) -> Learner:
     def reward_scale(state: TrainState) -> float | Float[Array, ""]:
         return standard_deviation(state.return_statistics) if config.scale_rewards else 1.0
 
-    def branch(state: TrainState, trunk: Trajectory, batch: Batch, key: PRNGKeyArray) -> Batch:
+    def branch(state: TrainState, trunk: Trajectory, batch: Batch, key: PRNGKeyArray) -> tuple[Trajectory, Batch]:
         choice_key, action_key, branch_key = jax.random.split(key, 3)
         error = jnp.abs(batch.advantage) if config.vine_choice == "value_error" else None
         roots, weight = rollout_set(agent.flatten(trunk._replace(memory=())), choice_key, config.vine_states, error)
@@ -300,15 +316,19 @@ def make_learner(config: TrainConfig) -> Learner:
         )
         usable = roots.valid[0] & jnp.isfinite(value).all(axis=1)
         weight = jnp.where(usable, 1.0 if weight is None else weight, 0.0)
-        return Batch(agent.policy_sees(state, roots), action, value, log_prob_of_each(distribution, action), weight)
+        log_prob = log_prob_of_each(distribution, action)
+        return roots, Batch(agent.policy_sees(state, roots), action, value, log_prob, weight)
 
-    def improve_policy(state: TrainState, batch: Batch) -> tuple[TrainState, TRPOInfo]:
+    def improve_policy(
+        state: TrainState, batch: Batch, acting: TrainState, trajectory: Trajectory
+    ) -> tuple[TrainState, TRPOInfo]:
         numbers = state.hyperparams
         params, info = trpo_update(
             agent.policy_network,
             state.policy_params,
             batch,
             objective=objective,
+            acting=agent.distribution(acting, trajectory) if config.normalize_observations else None,
             max_kl=numbers.max_kl,
             cg_iterations=config.cg_iterations,
             cg_damping=numbers.cg_damping,
@@ -323,7 +343,13 @@ def make_learner(config: TrainConfig) -> Learner:
             sequence_length=1 if vine else sequence_length,
             axis_name=axis_name,
         )
-        return state._replace(policy_params=params), info
+        # An update that was refused may not move the policy by its statistics alone.
+        measured = info.kl_max if config.constraint == "kl_max" else info.kl
+        inside = (measured <= numbers.max_kl) | (config.constraint == "none")
+        statistics = jax.tree.map(
+            partial(jnp.where, inside), state.observation_statistics, acting.observation_statistics
+        )
+        return state._replace(policy_params=params, observation_statistics=statistics), info
 
     def improve_critic(
         state: TrainState, trajectory: Trajectory, target: Array, weight: Array | None, key: PRNGKeyArray

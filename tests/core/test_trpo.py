@@ -741,3 +741,21 @@ def test_info_has_one_scalar_for_each_field(problem32):
     assert isinstance(info, TRPOInfo)
     assert {np.shape(value) for value in info} == {()}
     assert info.accepted.dtype == bool
+
+
+def test_the_kl_is_measured_from_the_policy_that_acted(x64):
+    rng = np.random.default_rng(0)
+    observation, params = jnp.asarray(rng.normal(size=(64, 3))), jnp.asarray(rng.normal(size=(3, 2)))
+    policy = lambda params, observation: jtrpo.Categorical(observation @ params)  # noqa: E731
+    acted = policy(params + 0.03 * rng.normal(size=(3, 2)), observation)
+    action = acted.sample(jax.random.key(0))
+    batch = jtrpo.Batch(observation, action, jnp.asarray(rng.normal(size=64)), acted.log_prob(action))
+    new, info = jtrpo.trpo_update(policy, params, batch, acting=acted, max_kl=0.01)
+    assert info.accepted
+    np.testing.assert_allclose(info.kl, jtrpo.mean_kl(acted, policy(new, observation)), rtol=1e-12)
+    assert info.kl <= 0.01
+    np.testing.assert_allclose(info.kl_max, acted.kl(policy(new, observation)).max(), rtol=1e-12)
+    same, info = jtrpo.trpo_update(policy, params, batch, acting=acted, max_kl=1e-9)
+    assert not info.accepted
+    np.testing.assert_array_equal(same, params)
+    np.testing.assert_allclose(info.kl, jtrpo.mean_kl(acted, policy(params, observation)), rtol=1e-12)

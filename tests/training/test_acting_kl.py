@@ -61,10 +61,10 @@ def test_in_every_update(env, settings, tmp_path):
         trajectory, before = collect(state), state
         state, metrics = step(state)
         assert_within(acting_kl(before, state, trajectory), metrics)
-        # What the same parameters would have done if nothing had followed the statistics.
+        # What the statistics do by themselves.
         left = before._replace(observation_statistics=state.observation_statistics)
         moved.append(acting_kl(before, left, trajectory) / 0.01)
-    assert max(moved) > 0.01
+    assert 0.01 < max(moved) < 0.3  # a tenth by a quadratic model
 
 
 class Recording(probes.Counting):

@@ -3,7 +3,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jtrpo.training.normalization import init_statistics, normalize, standard_deviation, update_statistics
+from jtrpo.training.normalization import (
+    init_statistics,
+    merge,
+    moments,
+    normalize,
+    standard_deviation,
+    update_statistics,
+)
 
 
 def test_statistics_merged_batch_by_batch_are_those_of_all_samples():
@@ -58,3 +65,28 @@ def test_what_is_constant_to_rounding_is_not_blown_up(value):
         statistics = update_statistics(statistics, x)
     np.testing.assert_allclose(standard_deviation(statistics), [abs(value) or 1.0], rtol=1e-3)
     assert jnp.all(jnp.abs(normalize(statistics, x)) < 1e-4)
+
+
+def test_samples_may_count_for_less():
+    rng = np.random.default_rng(0)
+    a, b = (jnp.asarray(rng.normal(i, 1 + i, (40, 1)), jnp.float32) for i in range(2))
+    everything = jnp.ones(40, bool)
+    old, new = (moments(init_statistics(jnp.zeros(1)), x, everything) for x in (a, b))
+    twice = merge(merge(old, new, 0.5), new, 0.5)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), merge(old, new), merge(old, new, 1.0))
+    np.testing.assert_allclose(twice.samples, 80)
+    weights = np.concatenate([np.full(40, 1.0), np.full(40, 0.25)])
+    quarter, x = merge(old, new, 0.25), np.concatenate([a, b])[:, 0]
+    mean = np.average(x, weights=weights)
+    np.testing.assert_allclose(quarter.mean, [mean], rtol=1e-5)
+    np.testing.assert_allclose(
+        standard_deviation(quarter), [np.average((x - mean) ** 2, weights=weights) ** 0.5], rtol=1e-5
+    )
+    assert jax.tree.all(jax.tree.map(np.array_equal, merge(old, new, 0.0), old))
+
+
+def test_a_prior_is_forgotten_at_once_even_by_tiny_numbers():
+    x = 1e-6 * jnp.asarray(np.random.default_rng(0).normal(3, 1, (100, 1)), jnp.float32)
+    prior = init_statistics(jnp.zeros(1), samples=1e-12)
+    np.testing.assert_array_equal(normalize(prior, x), x)
+    np.testing.assert_allclose(standard_deviation(update_statistics(prior, x)), x.std(axis=0), rtol=1e-2)
