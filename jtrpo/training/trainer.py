@@ -16,6 +16,7 @@ from jtrpo.core.objective import Objective, likelihood_ratio, mean_kl
 from jtrpo.core.trpo import TRPOInfo, trpo_update
 from jtrpo.core.vine import all_actions_objective, log_prob_of_each, self_normalized_objective
 from jtrpo.envs.gymnasium import HostEnvironment
+from jtrpo.networks.torso import numeric
 from jtrpo.training.agent import Agent, make_agent
 from jtrpo.training.config import Hyperparams, TrainConfig, as_arrays
 from jtrpo.training.critic import CriticInfo, explained_variance, fit_critic, init_critic_optimizer
@@ -188,6 +189,7 @@ def make_learner(config: TrainConfig) -> Learner:
     axis_name = None if config.mesh is None else environment_axes(config.mesh)
     sequence_length = 1 if config.memory is None else config.num_steps
     vine = config.sampling == "vine"
+    normalizes = config.normalize_observations and any(jax.tree.leaves(numeric(config.environment.observation_space)))
     environment: Any = config.environment  # which only the branches of "vine" act in, and those are never on the host
     objective: Objective = likelihood_ratio
     if vine:
@@ -230,7 +232,7 @@ def make_learner(config: TrainConfig) -> Learner:
 
     def learn_statistics(state: TrainState, trajectory: Trajectory) -> TrainState:
         # Before anything is learned from the collection, so that no number of it is in the units of earlier ones.
-        if config.normalize_observations:
+        if normalizes:
             state = state._replace(observation_statistics=follow_observations(state, trajectory))
         if config.scale_rewards:
             running, returns = discounted_returns(trajectory, state.discounted_return, state.hyperparams.gamma)
@@ -241,14 +243,20 @@ def make_learner(config: TrainConfig) -> Learner:
     def follow_observations(state: TrainState, trajectory: Trajectory) -> RunningStatistics:
         old = state.observation_statistics
         new = moments(old, trajectory.observation, trajectory.valid, axis_name)
-        moved = state._replace(observation_statistics=merge(old, new))
-        acting, other = (agent.distribution(each, trajectory) for each in (state, moved))
+        acting = agent.distribution(state, trajectory)
         weight = agent.flatten(trajectory.valid).astype(float)
-        drift = mean_kl(acting, other, weight=weight, axis_name=axis_name)
-        # The drift is quadratic in the share of the way, n_b / (n_a + n_b), that mean and deviation go.
-        part = jnp.minimum(jnp.sqrt(DRIFT * state.hyperparams.max_kl / jnp.maximum(drift, 1e-30)), 1.0)
-        part = jnp.where(jnp.isfinite(part), part, 0.0)
-        return merge(old, new, part * old.samples / (old.samples + new.samples * (1.0 - part)))
+
+        def go(part: Array) -> RunningStatistics:
+            """A part of the way to the merged statistics, which is the share n_b / (n_a + n_b) of that to the new ones."""
+            return merge(old, new, part * old.samples / (old.samples + new.samples * (1.0 - part)))
+
+        part = jnp.ones(())
+        for _ in range(2):  # the drift is about quadratic in the part, the more so the smaller it is
+            there = agent.distribution(state._replace(observation_statistics=go(part)), trajectory)
+            drift = mean_kl(acting, there, weight=weight, axis_name=axis_name)
+            most = DRIFT * state.hyperparams.max_kl
+            part = jnp.where(drift > most, part * jnp.sqrt(most / drift), part)
+        return go(jnp.where(jnp.isfinite(drift), part, 0.0))
 
     def recall(state: TrainState, trajectory: Trajectory) -> tuple[TrainState, Trajectory]:
         if config.reuse == 1:
@@ -328,7 +336,7 @@ def make_learner(config: TrainConfig) -> Learner:
             state.policy_params,
             batch,
             objective=objective,
-            acting=agent.distribution(acting, trajectory) if config.normalize_observations else None,
+            acting=agent.distribution(acting, trajectory) if normalizes else None,
             max_kl=numbers.max_kl,
             cg_iterations=config.cg_iterations,
             cg_damping=numbers.cg_damping,
@@ -343,13 +351,16 @@ def make_learner(config: TrainConfig) -> Learner:
             sequence_length=1 if vine else sequence_length,
             axis_name=axis_name,
         )
-        # An update that was refused may not move the policy by its statistics alone.
+        # Where no candidate was within the bound, the policy may not be moved by its statistics alone.
         measured = info.kl_max if config.constraint == "kl_max" else info.kl
         inside = (measured <= numbers.max_kl) | (config.constraint == "none")
-        statistics = jax.tree.map(
-            partial(jnp.where, inside), state.observation_statistics, acting.observation_statistics
+        statistics, kl, kl_max = jax.tree.map(
+            partial(jnp.where, inside),
+            (state.observation_statistics, info.kl, info.kl_max),
+            (acting.observation_statistics, jnp.zeros_like(info.kl), jnp.zeros_like(info.kl_max)),
         )
-        return state._replace(policy_params=params, observation_statistics=statistics), info
+        state = state._replace(policy_params=params, observation_statistics=statistics)
+        return state, info._replace(kl=kl, kl_max=kl_max)
 
     def improve_critic(
         state: TrainState, trajectory: Trajectory, target: Array, weight: Array | None, key: PRNGKeyArray
