@@ -16,6 +16,7 @@ from jtrpo.envs.actions import environment_action
 from jtrpo.envs.gymnasium import HostEnvironment, HostStep, HostVector, batch_example
 from jtrpo.training.agent import make_agent
 from jtrpo.training.config import Hyperparams, TrainConfig
+from jtrpo.training.keys import keys_for
 from jtrpo.training.reuse import empty_window
 from jtrpo.training.rollout import EpisodeSummary, RolloutState, Trajectory, finite, forget, staggered
 from jtrpo.training.samples import mask_invalid
@@ -103,9 +104,8 @@ def make_host_trainer(config: TrainConfig) -> HostTrainer:
         env_state = RolloutState(nothing, nothing, nothing, nothing, agent.empty_memory(config.num_envs))
         state = learner.init(key, hyperparams, env_state, batch_example(environment.observation_space))
         if config.reuse > 1:
-            state = state._replace(
-                window=empty_window(jax.eval_shape(lambda: mask_invalid(empty_trajectory(state))), config.reuse)
-            )
+            example = jax.eval_shape(lambda state: mask_invalid(empty_trajectory(state)), state)
+            state = state._replace(window=empty_window(example, config.reuse))
         return state
 
     def empty_trajectory(state: TrainState) -> Trajectory:
@@ -156,7 +156,7 @@ def make_host_trainer(config: TrainConfig) -> HostTrainer:
     ) -> Float[np.ndarray, " num_episodes"]:
         check_count("num_episodes", num_episodes, at_least=1)
         check_evaluation(environment)
-        action_key, begin_key = jax.random.split(key)
+        action_key, begin_key = keys_for(key, "evaluation", "evaluation environments")
         evaluation.begin(begin_key, config.num_envs)
         policy = partial(act, _acting(state), key=action_key, deterministic=deterministic)
         return play_on_host(evaluation, policy, agent.empty_memory, num_episodes, max_steps)
@@ -276,8 +276,7 @@ def collect_on_host(
         live.observation = result.observation
         live.episodes.add(result)
         done = result.terminated | result.truncated
-        seen = np.asarray(finite((before, action, log_prob), (num_envs,)))
-        memory = _forget(memory, done | ~result.acted | ~seen)
+        memory = _forget(memory, done | ~result.acted, (before, action, log_prob))
         unseen_end |= done & (row == num_steps)
         sample = np.flatnonzero(result.acted & (row < num_steps))
         ends = (result.terminated, result.truncated)
@@ -352,8 +351,10 @@ def _acting(state: TrainState) -> TrainState:
     return TrainState(**{name: getattr(state, name) if name in kept else nothing for name in TrainState._fields})
 
 
-def _forget(memory: PyTree, done: Bool[np.ndarray, " N"]) -> PyTree:
-    return _compiled_forget(memory, done) if jax.tree.leaves(memory) else memory
+def _forget(memory: PyTree, done: Bool[np.ndarray, " N"], seen: PyTree = ()) -> PyTree:
+    return _compiled_forget(memory, done, seen) if jax.tree.leaves(memory) else memory
 
 
-_compiled_forget = jax.jit(forget)
+@jax.jit
+def _compiled_forget(memory: PyTree, done: Bool[Array, " N"], seen: PyTree) -> PyTree:
+    return forget(memory, done | ~finite(seen, done.shape))
