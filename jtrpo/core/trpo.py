@@ -186,7 +186,7 @@ def trpo_update(
         )
     weight = mean_weights(batch.weight, size, axis_name)
     if batch.log_prob is None:
-        log_prob = log_prob_of_each(old, batch.action) if branched else old.log_prob(batch.action)
+        log_prob = log_prob_of_each(acted, batch.action) if branched else acted.log_prob(batch.action)
         batch = batch._replace(log_prob=log_prob)
     # A stored log_prob of +inf would pass as a ratio of zero, so the check is on the entries themselves.
     broken = jnp.sum(~jnp.isfinite(jnp.asarray(batch.log_prob)))

@@ -117,8 +117,8 @@ class TrainConfig:
         total_timesteps: environment steps to take, over all environments; rounded up to whole updates.
         num_envs: environments stepped side by side.
         num_steps: steps of each environment per update; the batch is ``num_envs * num_steps``.
-        reuse: collections that each update learns from: the newest and the ``reuse - 1`` before it, with importance ratios. More
-            learning from the same steps, at ``reuse`` times the cost of an update.
+        reuse: collections that each update learns from: the newest and the ``reuse - 1`` before it, with truncated importance
+            weights and V-trace. More learning from the same steps, at ``reuse`` times the cost of an update.
         sampling: ``"single_path"``, or ``"vine"``: the policy learns from branches of the trajectories instead of from the
             trajectories, see :mod:`jtrpo.training.vine`. Their steps count in the budget.
         vine_states: states of each collection from which ``"vine"`` branches.
@@ -134,8 +134,9 @@ class TrainConfig:
             ``"tanh_gaussian"`` (squashed into the bounds) or ``"gsde"`` (state-dependent exploration).
         initial_log_std: of the Gaussian at the start; bounded actions are in units of half their range.
         gsde_interval: steps for which ``"gsde"`` holds its noise matrix.
-        normalize_observations: feed the networks (observation - mean) / std by running statistics (images excepted).
-        scale_rewards: divide rewards by the running standard deviation of the discounted return.
+        normalize_observations: feed the networks (observation - mean) / std by running statistics (images excepted), which move
+            the policy that acts by no more than about a tenth of ``max_kl`` an update.
+        scale_rewards: divide rewards by the running standard deviation of the discounted return, this collection's included.
         normalize_advantages: centre and scale the advantages of each batch.
         normalize_values: fit the critic to targets centred and scaled by their running statistics.
         cg_iterations: most Fisher-vector products per update.
