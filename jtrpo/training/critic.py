@@ -100,13 +100,13 @@ def fit_critic(
 
 
 def explained_variance(
-    value: Float[Array, " B"],
-    target: Float[Array, " B"],
-    weight: Float[Array, " B"] | None = None,
+    value: Float[Array, "..."],
+    target: Float[Array, "..."],
+    weight: Float[Array, "..."] | None = None,
     axis_name: AxisName = None,
 ) -> Float[Array, ""]:
     """1 - var(target - value) / var(target); NaN where the targets are constant."""
-    weight = mean_weights(weight, target.shape[0], axis_name)
+    weight = jnp.reshape(mean_weights(weight, target.size, axis_name), target.shape)
     mean = lambda pair: sum_over(jnp.stack([weighted_sum(x, weight) for x in pair]), axis_name)  # noqa: E731
     pair = (target - value, target)
     centred = [x - m for x, m in zip(pair, mean(pair), strict=True)]

@@ -71,7 +71,7 @@ def test_debug_nans_names_the_step_and_the_array():
     with pytest.raises(FloatingPointError, match=r"reward of environment 0 at step 2 .update 2, its step 0."):
         run_training(config, debug_nans=True)
     run = run_training(config)  # without it, training goes on
-    assert run.summary["invalid_samples"] == 8  # the third of every five steps, in four environments
+    assert run.summary["invalid_samples"] == 4 * 4  # the third of every five of twenty steps, in four environments
 
 
 def test_debug_nans_names_what_broke_by_itself():

@@ -7,6 +7,7 @@ import pytest
 
 import jtrpo
 from jtrpo.training.rollout import collect
+from jtrpo.training.trainer import step_keys
 from tests import probes
 
 
@@ -73,7 +74,7 @@ def test_a_training_step_carries_the_memory_on_to_the_next_collection(collected)
     settings, agent, state, _, _ = collected
     following, _ = jax.jit(jtrpo.make_trainer(settings).step)(state)
     policy = lambda observation, memory: agent.policy(state, observation, memory)  # noqa: E731
-    collect_key = jax.random.split(jax.random.split(state.key, 3)[1])[0]
+    collect_key = jax.random.split(step_keys(state)[1])[0]
     end, _, _ = jax.jit(lambda start: collect(settings.environment, policy, start, collect_key, settings.num_steps))(
         state.env_state
     )
