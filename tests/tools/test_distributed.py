@@ -84,7 +84,7 @@ def together(tmp_path_factory):
 def test_two_processes_end_like_one_with_as_many_devices(together, tmp_path):
     code, _, err = end(start(4, "--total-timesteps", UPDATES * 128, "--checkpoint-dir", tmp_path, "--devices", 4))
     assert code == 0, err
-    assert difference(parameters(together), parameters(tmp_path)) <= 1e-6
+    assert difference(parameters(together), parameters(tmp_path)) <= 5e-6
     assert updates_in(together) == updates_in(tmp_path) == [2, 4, 6]
     assert {file.name for file in together.iterdir()} == {file.name for file in tmp_path.iterdir()}
 
@@ -97,7 +97,7 @@ def test_the_run_goes_on_on_fewer_devices(devices, together, tmp_path):
     code, _, err = end(start(2, *more))
     assert code == 0, err
     assert "going on after update 4" in err
-    assert difference(parameters(together), parameters(folder)) <= 1e-6
+    assert difference(parameters(together), parameters(folder)) <= 5e-6
 
 
 @pytest.mark.parametrize("lost", [0, 1])
