@@ -212,7 +212,7 @@ def discounted_returns(
     def step(running: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
         reward, ends = inputs
         running = reward + gamma * running
-        return jnp.where(ends, 0.0, running), running
+        return jnp.where(ends | ~jnp.isfinite(running), 0.0, running), running
 
     return jax.lax.scan(step, running, (trajectory.reward, trajectory.done | ~trajectory.valid))
 

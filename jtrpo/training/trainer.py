@@ -253,7 +253,13 @@ def make_learner(config: TrainConfig) -> Learner:
         part = jnp.ones(())
         for _ in range(2):  # the drift is about quadratic in the part, the more so the smaller it is
             there = agent.distribution(state._replace(observation_statistics=go(part)), trajectory)
-            drift = mean_kl(acting, there, weight=weight, axis_name=axis_name)
+            if (
+                config.constraint == "kl_max"
+            ):  # in the measure that bounds the step, or no candidate would ever be inside
+                drift = jnp.max(jnp.where(weight > 0, acting.kl(there), 0.0))
+                drift = drift if axis_name is None else jax.lax.pmax(drift, axis_name)
+            else:
+                drift = mean_kl(acting, there, weight=weight, axis_name=axis_name)
             most = DRIFT * state.hyperparams.max_kl
             part = jnp.where(drift > most, part * jnp.sqrt(most / drift), part)
         return go(jnp.where(jnp.isfinite(drift), part, 0.0))

@@ -108,3 +108,11 @@ for _ in range(4):
 @pytest.mark.slow
 def test_on_a_mesh():
     assert run_on(2, ON_A_MESH + 'print("within")') == "within\n"
+
+
+def test_the_largest_kl_bounds_the_drift_too_where_it_bounds_the_step():
+    config = jtrpo.TrainConfig("Pendulum-v1", constraint="kl_max", num_envs=8, num_steps=64, hidden_sizes=(8,))
+    train = jax.jit(lambda key: jtrpo.make_train(config)(key, jtrpo.Hyperparams(max_kl=0.02)))
+    metrics = train(jax.random.key(0)).metrics
+    assert (metrics.policy.kl_max <= 0.02).all()
+    assert metrics.policy.accepted.mean() > 0.9
