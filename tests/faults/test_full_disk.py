@@ -44,7 +44,7 @@ def test_a_disk_that_fills_up(small_disk):
     assert_told_and_whole(done, small_disk)
     saved = updates_in(small_disk)
     assert saved
-    done = train(small_disk, "--keep", "1", "--resume", "--total-timesteps", "100000")  # old ones make room
+    done = train(small_disk, "--keep", "1", "--resume", "--total-timesteps", "1600")  # old ones make room
     assert f"going on after update {saved[-1]}" in done.stderr
 
 
