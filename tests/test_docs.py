@@ -38,6 +38,24 @@ def page(name):
     return (DOCS / f"{name}.md").read_text()
 
 
+def test_the_readme_is_a_page():
+    text = (ROOT / "README.md").read_text()
+    lines = text.splitlines()
+    assert len(lines) <= 130
+    assert [line for line in lines if len(line) > 120] == []
+    named = {name.split("#")[0] for name in re.findall(r"(?:\]\(|src=\")([^)\"]+)", text) if "://" not in name}
+    assert {name for name in named if not (ROOT / name).exists()} == set()
+
+
+def test_pictures_are_small():
+    limits = {".png": 80_000, ".gif": 300_000, ".svg": 20_000}
+    pictures = [file for file in (DOCS / "images").iterdir() if file.suffix != ".py"]
+    assert len(pictures) >= 5
+    assert [file.name for file in pictures if file.stat().st_size > limits[file.suffix]] == []
+    text = "".join(file.read_text() for file in DOCS.glob("*.md"))
+    assert [file.name for file in pictures if f"](images/{file.name})" not in text] == []  # each is shown
+
+
 def first_cells(text):
     """Names in backticks in the first column of a page's tables."""
     rows = [line.split("|")[1] for line in text.splitlines() if line.startswith("|")]
@@ -127,11 +145,44 @@ def test_the_code_about_meshes_runs():
     assert (metrics.policy.kl <= metrics.hyperparams.max_kl).all()
 
 
-def run_blocks(name):
+def run_blocks(name, text=None):
     names: dict = {}
-    for block in re.findall(r"^```python\n(.*?)^```", page(name), re.MULTILINE | re.DOTALL):
+    for block in re.findall(r"^```python\n(.*?)^```", text or page(name), re.MULTILINE | re.DOTALL):
         exec(compile(block, f"{name}.md", "exec"), names)
     return names
+
+
+@pytest.mark.slow
+def test_the_cookbooks_code_runs_from_top_to_bottom(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    names = run_blocks("cookbook")
+    assert names["reward"][-1] > 0.9 > 0.7 > names["reward"][0]
+    assert (names["kl"] <= 0.03).all()
+    assert names["distribution"].mode().shape == (1,)
+    assert jax.nn.softmax(names["distribution"].logits)[0, 0] == 0  # the illegal action
+    assert not names["info"].accepted
+    assert "all advantages are equal" in capsys.readouterr().out
+
+
+def test_the_cookbook_names_every_reason_for_a_refusal():
+    assert {status.name for status in jtrpo.UpdateStatus} - {"ACCEPTED"} <= first_cells(page("cookbook"))
+
+
+@pytest.mark.slow
+def test_the_readmes_code_runs(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "README.md").read_text().replace("100_000", "4_000")  # 20 seeds all the same
+    with jax.numpy_rank_promotion("allow"):  # as outside of the tests
+        names = run_blocks("README", text)
+    assert names["result"].metrics.policy.kl.shape[0] == 20
+    assert names["info"].accepted
+    assert (tmp_path / "curve.png").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["environments", "variants"])
+def test_the_pages_code_runs(name):
+    run_blocks(name)
 
 
 @pytest.mark.slow
