@@ -104,7 +104,10 @@ def test_every_dotted_name_exists():
 
 def test_every_command_is_understood():
     text = "".join(file.read_text() for file in DOCS.rglob("*.md"))
-    commands = set(re.findall(r"^ *jtrpo (.*)", text, re.MULTILINE)) | set(re.findall(r"`jtrpo (\w+ [^`]*)`", text))
+    text += (ROOT / "README.md").read_text().replace(".venv/bin/", "")
+    commands = set(re.findall(r"(?:^ *|&& )jtrpo (.*)", text, re.MULTILINE)) | set(
+        re.findall(r"`jtrpo (\w+ [^`]*)`", text)
+    )
     assert len(commands) >= 5
     for command in commands - {"train --help"}:
         _parse(shlex.split(command.replace("$seed", "0").replace("$RANK", "0"), comments=True), {})
