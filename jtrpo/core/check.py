@@ -76,6 +76,22 @@ def check_count(name: str, value: Any, *, at_least: int) -> None:
         raise ValueError(f"{name} must be a whole number of at least {at_least}; got {value}")
 
 
+def check_seed(name: str, value: Any) -> None:
+    """Raise unless ``value`` is a seed of its own: of a larger number, random keys of 32 bits take the rest.
+
+    Raises:
+        TypeError: not a whole number.
+        ValueError: out of range.
+    """
+    try:
+        check_count(name, value, at_least=0)
+        below = value < 2**32
+    except ValueError:
+        below = False
+    if not below:
+        raise ValueError(f"{name} must be a whole number from 0 to 4,294,967,295 (2**32 - 1); got {value}")
+
+
 def check_static(name: str, value: Any, kind: type) -> None:
     """Raise ``TypeError`` unless ``value`` is a Python ``kind`` known before tracing.
 

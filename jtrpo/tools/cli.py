@@ -1,32 +1,32 @@
 """The command line: ``jtrpo train ENV``; ``evaluate``, ``watch``, ``plot`` and ``report`` for what it saved; ``envs``."""
 
 import contextlib
-import dataclasses
-import inspect
+import io
 import json
 import logging
 import os
 import platform
-import re
 import shlex
 import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
-import tyro
 
-from jtrpo.core.check import check_count
+from jtrpo.core.check import check_count, check_seed
 from jtrpo.envs.gymnax import environment_ids
-from jtrpo.tools.checkpoint import Checkpoints, Restored, describe, load, versions
+from jtrpo.tools.checkpoint import Checkpoints, Restored, load
 from jtrpo.tools.compare import compare_runs
 from jtrpo.tools.distributed import check_same, is_lead, join
-from jtrpo.tools.plot import learning_curve, save_figure
+from jtrpo.tools.files import check_file, writable
+from jtrpo.tools.fingerprint import describe, versions
+from jtrpo.tools.options import Envs, Evaluate, Plot, Report, Train, Watch, parse
+from jtrpo.tools.plot import check_picture, learning_curve, save_figure
 from jtrpo.tools.progress import Progress
 from jtrpo.tools.report import write_report
 from jtrpo.tools.run import EVALUATION_EPISODES, run_training
@@ -34,158 +34,84 @@ from jtrpo.tools.stop import StopOnSignal
 from jtrpo.tools.tensorboard import TensorBoard
 from jtrpo.tools.wandb import WandB
 from jtrpo.tools.watch import check_animation, play, save_animation
-from jtrpo.training.config import Hyperparams, TrainConfig
 from jtrpo.training.host import HostTrainer, trainer_for
 from jtrpo.training.report import OnUpdate, guarded
 from jtrpo.training.trainer import Metrics
-from jtrpo.training.tuned import TUNED
+from jtrpo.training.tuned import tuned
 
 LOST = 75
 """Exit code of a process whose run lost another one: sysexits' EX_TEMPFAIL, to be tried again."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Train:
-    """Train a policy by TRPO, evaluate it over 128 episodes, and sum the run up."""
-
-    env: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENV")]
-    """Environment id, such as CartPole-v1; `jtrpo envs` lists them. Settings that are not given are those that ship for it.
-    gymnasium:ID trains on an environment of Gymnasium."""
-    seed: int = 0
-    """Seed of the random key."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """End with the summary as one line of JSON."""
-    plot: Path | None = None
-    """Write the learning curve to this file (.png, .svg or .pdf)."""
-    checkpoint_dir: Path | None = None
-    """Save the run in this folder: checkpoints, config.json, metrics.csv, and at the end summary.json and curve.png."""
-    checkpoint_every: int = 10
-    """Updates between two checkpoints."""
-    evaluate_every: int = 0
-    """Updates between two evaluations, each saved as a checkpoint with its score; 0: only at the end."""
-    keep: int = 3
-    """Newest checkpoints to keep, besides the best by evaluation."""
-    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Go on from the newest whole checkpoint of the folder, or begin where there is none yet."""
-    tensorboard: Path | None = None
-    """Log to TensorBoard in this folder (extra tensorboard)."""
-    wandb: str | None = None
-    """Log to this project of Weights & Biases (extra wandb); WANDB_MODE=offline keeps it on this machine."""
-    devices: int = 1
-    """Devices of this machine to divide the environments among; 0: all there are."""
-    distributed: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """One of several processes that train together on all their devices; the same command in each. Without the three options
-    that follow, as the cluster has it (SLURM, Kubernetes, MPI or TPU)."""
-    coordinator: str | None = None
-    """Address and port of process 0 for --distributed, such as 10.0.0.1:1234."""
-    num_processes: int | None = None
-    """How many processes there are."""
-    process_id: int | None = None
-    """Which one this is, from 0. Process 0 reports and draws; checkpoints need a folder that all share."""
-    quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Show no progress; warnings and the summary stay."""
-    debug_nans: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Stop at the first number that is not finite, and name its step and array."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluate:
-    """Score the best checkpoint of a run by evaluation, or its newest where none was evaluated."""
-
-    directory: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
-    """Folder that was given as --checkpoint-dir."""
-    episodes: int = 128
-    """Episodes to play, with the most likely actions and again with sampled ones."""
-    seed: int = 0
-    """Seed of the random key."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """End with the result as one line of JSON."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Watch:
-    """Play one episode with the policy of a saved run, and write it as an animated picture."""
-
-    directory: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
-    """Folder that was given as --checkpoint-dir."""
-    out: Path = Path("policy.gif")
-    """Picture to write (.gif, .webp or .png)."""
-    sample: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Draw actions from the policy, instead of its most likely ones."""
-    seed: int = 0
-    """Seed of the random key."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Plot:
-    """Draw the curves of saved runs; runs that differ in nothing but their seed are one curve with a band."""
-
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DIR...")]
-    """Folders that were given as --checkpoint-dir."""
-    metric: str = "episode.return_mean"
-    """A column of their metrics.csv, such as policy.kl."""
-    out: Path = Path("runs.png")
-    """Picture to write (.png, .svg or .pdf)."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """Write a page about saved runs: settings, curves and evaluation, in one HTML file."""
-
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DIR...")]
-    """Folders that were given as --checkpoint-dir."""
-    out: Path = Path("report.html")
-    """Page to write."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Envs:
-    """List the ids of the environments that can be trained on."""
-
-
 def main(argv: list[str] | None = None) -> None:
     """Run the command line; exits with 2 and a message where the input is wrong."""
-    if not (sys.argv[1:] if argv is None else argv):
+    alone = argv is None  # this process is ours
+    if alone:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="replace")  # what a terminal of few characters cannot show
+    if not (sys.argv[1:] if alone else argv):
         argv = ["--help"]
-    command = _parse(argv, {})
-    if (
-        isinstance(command, Train) and command.env in TUNED
-    ):  # again, with what ships for the environment as the defaults
-        config, numbers = TUNED[command.env]
-        command = _parse(argv, {**config, **numbers})
-    _keep_compiled_programs()
-    if argv is None:  # this process is ours alone
-        _quiet_libraries()
+    typed = sys.argv[1:] if argv is None else argv
     try:
-        if isinstance(command, Train):
-            stopped = _train(command, sys.argv[1:] if argv is None else argv)
-            if stopped is not None:
-                sys.exit(128 + stopped)
-        else:
-            acts: dict[type, Callable[[Any], None]] = {
-                Evaluate: _evaluate, Watch: _watch, Plot: _plot, Report: _report, Envs: _envs,
-            }  # fmt: skip
-            acts[type(command)](command)
+        command = parse(argv)
+        _keep_compiled_programs()
+        if alone:
+            _quiet_libraries()
+        with _warnings_in_short():
+            stopped = _act(command, typed)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _leave(128 + signal.SIGPIPE)
+    except KeyboardInterrupt:  # before training began, or a second time
+        _say("interrupted")
+        _leave(128 + signal.SIGINT)
     except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
+        if jax.process_count() > 1:
+            _tell_of_loss(error, typed)
+            _leave(LOST)
+        if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        _tell_of_loss(error, sys.argv[1:] if argv is None else argv)
-        _leave(LOST)
+        _say(
+            f"the device has too little memory; lower --num-envs, --num-steps or --hidden-sizes ({_first_line(error)})"
+        )
+        _leave(1)
     except FloatingPointError as error:  # of --debug-nans: the input was right, the run was not
         _complain(error)
         _leave(1)
-    except (TypeError, ValueError, FileNotFoundError, ImportError) as error:
+    except OSError as error:
+        what = f"{error.filename!r}: {error.strerror}" if error.filename and error.strerror else str(error)
+        _leave(_complain(what))
+    except (TypeError, ValueError, ImportError) as error:
         _leave(_complain(error))
+    if stopped is not None:
+        sys.exit(128 + stopped)
 
 
-def _parse(argv: list[str] | None, defaults: dict[str, Any]) -> Any:
-    return tyro.cli(
-        _with_settings(Train, defaults) | Evaluate | Watch | Plot | Report | Envs,  # type: ignore[arg-type]
-        args=argv,
-        prog="jtrpo",
-        description="Trust Region Policy Optimization in JAX.",
-        config=(tyro.conf.OmitSubcommandPrefixes,),
-    )
+def _act(command: Any, argv: list[str]) -> signal.Signals | None:
+    """Do what was asked for; return the signal that ended it early."""
+    if isinstance(command, Train):
+        return _train(command, argv)
+    acts: dict[type, Callable[[Any], None]] = {
+        Evaluate: _evaluate, Watch: _watch, Plot: _plot, Report: _report, Envs: _envs,
+    }  # fmt: skip
+    acts[type(command)](command)
+    return None
+
+
+@contextlib.contextmanager
+def _warnings_in_short() -> Iterator[None]:
+    """Tell of a warning in one line, without the line of code that it came from."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("always", category=UserWarning, module=r"jtrpo\.|__main__")
+        before = warnings.showwarning
+
+        def show(message: Any, category: type, *where: Any) -> None:
+            _say(str(message)) if category is UserWarning else before(message, category, *where)
+
+        warnings.showwarning = show  # type: ignore[assignment]
+        yield
 
 
 def _quiet_libraries() -> None:
@@ -199,7 +125,11 @@ def _keep_compiled_programs() -> None:
     """Let the next process find what this one compiles, unless the user has chosen a place or switched it off."""
     if jax.config.values["jax_compilation_cache_dir"] is None:
         # One folder per machine: programs for one processor may not run on another that shares the home directory.
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jtrpo" / platform.node()
+        try:
+            cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jtrpo" / platform.node()
+            cache = writable(cache)
+        except (RuntimeError, ValueError):  # no home, or not ours: compiled programs are not kept
+            return
         jax.config.update("jax_compilation_cache_dir", str(cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
@@ -209,7 +139,7 @@ def _say(text: str) -> None:
 
 
 def _tell_of_loss(error: Exception, argv: list[str]) -> None:
-    _say(f"another process of this run has ended or cannot be reached ({str(error).strip().splitlines()[0][:200]})")
+    _say(f"another process of this run has ended or cannot be reached ({_first_line(error)})")
     again = shlex.join(["jtrpo", *argv, *([] if "--resume" in argv else ["--resume"])])
     _say(f"the last checkpoint is whole; go on, on as many hosts as are left, with: {again}")
 
@@ -224,7 +154,11 @@ def _leave(code: int) -> NoReturn:
     sys.exit(code)
 
 
-def _complain(error: Exception) -> int:
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200]
+
+
+def _complain(error: Exception | str) -> int:
     _say(str(error))
     return 2
 
@@ -248,19 +182,16 @@ def _report(command: Report) -> None:
 def _check_runs(command: Plot | Report) -> None:
     if not command.runs:
         raise ValueError("name at least one folder that was given as --checkpoint-dir")
-    _check_folder("out", command.out)
-
-
-def _check_folder(name: str, file: Path) -> None:
-    if not file.absolute().parent.is_dir():
-        raise ValueError(f"{name}={str(file)!r} lies in a folder that does not exist; make it first")
+    if isinstance(command, Plot):
+        check_picture("out", command.out)
+    check_file("out", command.out)
 
 
 def _watch(command: Watch) -> None:
-    check_count("seed", command.seed, at_least=0)
+    check_seed("seed", command.seed)
     check_animation("out", command.out)
-    _check_folder("out", command.out)
-    config, restored = load(command.directory)
+    check_file("out", command.out)
+    config, restored = load(command.directory, command.env)
     episode = play(config, restored.state, jax.random.key(command.seed), deterministic=not command.sample)
     save_animation(config, episode, command.out)
     end = "" if episode.finished else ", cut off there"
@@ -269,8 +200,8 @@ def _watch(command: Watch) -> None:
 
 def _evaluate(command: Evaluate) -> None:
     check_count("episodes", command.episodes, at_least=1)
-    check_count("seed", command.seed, at_least=0)
-    config, restored = load(command.directory)
+    check_seed("seed", command.seed)
+    config, restored = load(command.directory, command.env)
     trainer = trainer_for(config)
     evaluate = trainer.evaluate
     if not isinstance(trainer, HostTrainer):
@@ -291,15 +222,16 @@ def _evaluate(command: Evaluate) -> None:
 
 def _train(command: Any, argv: list[str]) -> signal.Signals | None:
     """Train; return the signal that ended it early."""
-    check_count("seed", command.seed, at_least=0)
+    check_seed("seed", command.seed)
     check_count("checkpoint_every", command.checkpoint_every, at_least=1)
     check_count("evaluate_every", command.evaluate_every, at_least=0)
-    mesh = _mesh(command)
-    config = TrainConfig(env=command.env, mesh=mesh, **_settings(command, _CONFIG_FIELDS))
-    hyperparams = Hyperparams(**_settings(command, _HYPERPARAM_FIELDS)).check()
-    check_same(describe(config, hyperparams, command.seed))
     if command.plot is not None:
-        _check_folder("plot", command.plot)
+        check_picture("plot", command.plot)
+    if command.tensorboard is not None:
+        writable(command.tensorboard, "tensorboard")
+    mesh = _mesh(command)
+    config, hyperparams = tuned(command.env, **command.given, **({} if mesh is None else {"mesh": mesh}))
+    check_same(describe(config, hyperparams.check(), command.seed))
     with contextlib.ExitStack() as stack:
         stop = stack.enter_context(StopOnSignal())
         checkpoints = restored = None
@@ -315,7 +247,10 @@ def _train(command: Any, argv: list[str]) -> signal.Signals | None:
         if command.tensorboard is not None and is_lead():
             listeners.append(guarded(stack.enter_context(TensorBoard(command.tensorboard))))
         if command.wandb is not None and is_lead():
-            run_of_wandb = WandB(config, hyperparams, command.seed, project=command.wandb)
+            folder_of_run = None if checkpoints is None else checkpoints.directory
+            run_of_wandb = WandB(
+                config, hyperparams, command.seed, folder=folder_of_run, resume=command.resume, project=command.wandb
+            )
             listeners.append(guarded(stack.enter_context(run_of_wandb)))
 
         def report(update: int, metrics: Metrics) -> None:
@@ -342,10 +277,10 @@ def _train(command: Any, argv: list[str]) -> signal.Signals | None:
         return received
     if not is_lead():
         return None
+    print(json.dumps(run.summary) if command.json else _sentence(run.summary or {}), flush=True)
     if command.plot is not None:
         title = f"{command.env}, seed {command.seed}"
         save_figure(lambda axes: learning_curve(run.metrics, axes).set_title(title), command.plot)
-    print(json.dumps(run.summary) if command.json else _sentence(run.summary or {}))
     return None
 
 
@@ -362,6 +297,7 @@ def _mesh(command: Any) -> jax.sharding.Mesh | None:
 
 def _restore(checkpoints: Checkpoints, resume: bool) -> Restored | None:
     """What to go on from, with a word on standard error about all that is not as expected."""
+    checkpoints.claim()
     updates = checkpoints.updates()
     if updates and not resume:
         raise ValueError(
@@ -372,11 +308,7 @@ def _restore(checkpoints: Checkpoints, resume: bool) -> Restored | None:
         if resume:
             _say(f"{str(checkpoints.directory)!r} holds no checkpoint yet: beginning")
         return None
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        restored = checkpoints.restore()
-    for warning in caught:
-        _say(str(warning.message))
+    restored = checkpoints.restore()
     if restored.versions != versions():
         _say(f"the checkpoint was written by {restored.versions}, this is {versions()}: the last bits may differ")
     _say(f"going on after update {restored.update}")
@@ -396,35 +328,3 @@ def _sentence(summary: dict[str, Any]) -> str:
         + (f"; refused: {refused}" if refused else "")
         + (f"; {invalid:,} samples that were not finite left out" if invalid else "")
     )
-
-
-# The settings become options by their own definitions: a new field is a new option, its help the class's docstring.
-_CONFIG_FIELDS = [
-    (field.name, field.type, field.default)
-    for field in dataclasses.fields(TrainConfig)
-    if field.name != "env" and field.metadata.get("cli", True)
-]
-_HYPERPARAM_FIELDS = [(name, float, default) for name, default in Hyperparams._field_defaults.items()]
-
-
-def _with_settings(command: type, defaults: dict[str, Any]) -> type:
-    fields: list[Any] = []
-    for owner, settings in ((TrainConfig, _CONFIG_FIELDS), (Hyperparams, _HYPERPARAM_FIELDS)):
-        texts = _attribute_texts(owner)
-        fields += [
-            (name, Annotated[kind, tyro.conf.arg(help=texts[name])], defaults.get(name, default))
-            for name, kind, default in settings
-        ]
-    extended = dataclasses.make_dataclass(command.__name__, fields, bases=(command,), frozen=True)
-    extended.__doc__ = command.__doc__
-    return extended
-
-
-def _settings(command: Any, fields: list[tuple]) -> dict[str, Any]:
-    return {name: getattr(command, name) for name, *_ in fields}
-
-
-def _attribute_texts(owner: type) -> dict[str, str]:
-    section = inspect.cleandoc(owner.__doc__ or "").split("Attributes:")[1].split("\n\n")[0]
-    entries = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", section, re.MULTILINE)
-    return {name: re.sub(r"\s+", " ", text).replace("`", "") for name, text in entries}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from jtrpo.core.check import check_choice
+from jtrpo.tools.plot import draw_band
 from jtrpo.tools.run_directory import METRICS_FILE, read_settings
 
 if TYPE_CHECKING:
@@ -18,16 +19,23 @@ def read_metrics(folder: Path) -> dict[str, np.ndarray]:
 
     Raises:
         FileNotFoundError: the folder has none.
+        ValueError: it is damaged.
     """
     file = folder / METRICS_FILE
     if not file.is_file():
         raise FileNotFoundError(
             f"{str(folder)!r} holds no {METRICS_FILE}; name a folder that was given as checkpoint_dir"
         )
-    with file.open() as opened:
-        names, *rows = list(csv.reader(opened))
-    whole = [row for row in rows if len(row) == len(names)]  # the last one of a run that was killed may be torn
-    return dict(zip(names, np.array(whole, float).reshape(-1, len(names)).T, strict=True))
+    try:
+        names, *rows = list(csv.reader(file.read_text(encoding="utf-8").splitlines()))
+        # The last one of a run that was killed may be torn; the cells of one that was lost are empty.
+        whole = [[cell or "nan" for cell in row] for row in rows if len(row) == len(names)]
+        columns = dict(zip(names, np.array(whole, float).reshape(-1, len(names)).T, strict=True))
+        if "timesteps" in columns:
+            return columns
+    except (OSError, ValueError, csv.Error):
+        pass
+    raise ValueError(f"{str(file)!r} is damaged; `--resume` mends it")
 
 
 class Group(NamedTuple):
@@ -65,8 +73,10 @@ def group_runs(folders: list[Path]) -> list[Group]:
     first = groups[0][0]
     names = dict.fromkeys(name for settings, _ in groups for name in settings)
     differ = [name for name in names if any(settings.get(name) != first.get(name) for settings, _ in groups)]
+    if "env" in differ:  # then its spaces and parameters are not what tells it apart
+        differ = [name for name in differ if not name.startswith("env.")]
     return [
-        Group(", ".join(f"{name}={settings.get(name)}" for name in differ) or str(first["env"]), settings, runs)
+        Group(", ".join(f"{name}={settings.get(name)}" for name in differ) or str(first.get("env")), settings, runs)
         for settings, runs in groups
     ]
 
@@ -97,13 +107,10 @@ def compare_runs(folders: list[Path], metric: str = "episode.return_mean", axes:
         length = min(len(table["timesteps"]) for table in tables)
         steps = tables[0]["timesteps"][:length]
         values = np.stack([table[metric][:length] for table in tables])
-        seen = ~np.isnan(values).all(axis=0)
-        low, middle, high = np.nanquantile(values[:, seen], [0.25, 0.5, 0.75], axis=0)
         seeds = f" ({len(tables)} seeds)" if len(tables) > 1 else ""
-        (line,) = axes.plot(steps[seen], middle, label=name + seeds)
-        if len(tables) > 1:
-            axes.fill_between(steps[seen], low, high, color=line.get_color(), alpha=0.25, linewidth=0)
+        draw_band(axes, steps, values, name + seeds, f"no value of {metric}")
     axes.set(xlabel="environment steps", ylabel=metric)
     axes.grid(alpha=0.3)
-    axes.legend()
+    for text in axes.legend().get_texts():
+        text.set_parse_math(False)  # a name may hold a dollar
     return axes

@@ -66,6 +66,22 @@ def agreed(question: Callable[[], bool]) -> Callable[[], bool]:
     return lambda: bool(_gather(np.asarray(question())).any())
 
 
+def lead_does(act: Callable[[], Any]) -> None:
+    """Let process 0 act, and all go on together or raise together.
+
+    Raises:
+        ValueError: that of process 0; the others only say that there was one.
+    """
+    problem: ValueError | None = None
+    if is_lead():
+        try:
+            act()
+        except ValueError as error:
+            problem = error
+    if agreed(lambda: problem is not None)():
+        raise problem or ValueError("process 0 of this run cannot go on; its message says why")
+
+
 def check_same(settings: dict[str, Any]) -> None:
     """Compare the settings of all processes.
 

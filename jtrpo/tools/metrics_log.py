@@ -1,7 +1,9 @@
 """Metrics of a run as a table in a file: one row per update, without a gap or a double, however often the run is resumed."""
 
+import csv
 import io
 import os
+import warnings
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -9,19 +11,26 @@ from typing import Any, Self
 import jax
 import numpy as np
 
+from jtrpo.tools.files import replace, set_aside
 from jtrpo.training.trainer import Metrics
 
 
 class MetricsLog:
     """A CSV file with a column for each number of :class:`Metrics` and a row for each update, written as they come.
 
+    Rows of updates that were done and that the file lacks, after a power failure say, are filled with empty cells; a warning says
+    which, and the file as it was is kept as ``damaged-metrics.csv``.
+
     Args:
         file: the table, ``None`` to keep the rows in memory alone; rows of updates that a resumed run takes anew are dropped.
         done: updates that the run has behind it.
         like: metrics of one update, for their names and types.
 
+    Attributes:
+        known: for each row of :meth:`history`, whether it is not such a filled one.
+
     Raises:
-        ValueError: the file lacks a row of an update that was done.
+        ValueError: the file cannot be written to.
     """
 
     def __init__(self, file: Path | None, done: int, like: Metrics):
@@ -30,12 +39,13 @@ class MetricsLog:
         self._types = [leaf.dtype for _, leaf in named]
         self._name = str(file)
         kept = [] if file is None else self._read(file, done)
-        self._rows = [self._parse(line) for line in kept]
+        self._rows = [self._parse(cells) for cells in kept]
+        self.known = [any(cells) for cells in kept]
         self._file: io.BytesIO | io.FileIO = io.BytesIO()
         if file is not None:
-            beside = file.with_suffix(".tmp")  # the old table stays whole until the new one is
-            beside.write_text("".join(f"{line}\n" for line in [",".join(["update", *self._names]), *kept]))
-            os.replace(beside, file)
+            table = [["update", *self._names], *([str(update), *cells] for update, cells in enumerate(kept, start=1))]
+            text = "".join(",".join(cells) + "\n" for cells in table)
+            replace(file, lambda beside: beside.write_text(text, encoding="utf-8"))
             self._file = file.open("ab", buffering=0)  # a row that does not fit is not tried again
 
     def __enter__(self) -> Self:
@@ -52,6 +62,7 @@ class MetricsLog:
         """
         row = [np.asarray(value)[()] for value in jax.tree.leaves(metrics)]
         self._rows.append(row)
+        self.known.append(True)
         # A float's shortest text that reads back as the same number.
         cells = [str(value.astype(int) if value.dtype == bool else value) for value in row]
         line = (",".join([str(update), *cells]) + "\n").encode()
@@ -60,31 +71,66 @@ class MetricsLog:
         except OSError:
             whole = False
         if not whole:
-            raise ValueError(
-                f"{self._name!r} could not be written to; what was saved is whole. Make room, or mend the folder, and go on from "
-                "the last checkpoint"
-            )
+            raise self._unwritable()
+
+    def sync(self) -> None:
+        """Return once every row is on the disk: before a checkpoint counts that has their updates behind it.
+
+        Raises:
+            ValueError: they cannot be written.
+        """
+        if isinstance(self._file, io.FileIO):
+            try:
+                os.fsync(self._file.fileno())
+            except OSError as error:
+                raise self._unwritable() from error
 
     def history(self) -> Metrics:
-        """Metrics of every update so far, one entry per update along the leading axis."""
+        """Metrics of every update so far, one entry per update along the leading axis; NaN or zero where a row was lost."""
         columns = [np.array([row[i] for row in self._rows], kind) for i, kind in enumerate(self._types)]
         return jax.tree.unflatten(self._structure, columns)
 
-    def _read(self, file: Path, done: int) -> list[str]:
+    def _unwritable(self) -> ValueError:
+        return ValueError(
+            f"{self._name!r} could not be written to; what was saved is whole. Make room, or mend the folder, and go on from "
+            "the last checkpoint"
+        )
+
+    def _read(self, file: Path, done: int) -> list[list[str]]:
+        """The cells of each update that was done, by this version's columns; empty where there are none."""
         if done == 0:
             return []
-        lines = (
-            file.read_text().split("\n")[1:-1] if file.exists() else []
-        )  # the last line ends in a newline or is torn
-        rows = {line.split(",", 1)[0]: line for line in lines if line.count(",") == len(self._names)}
+        text = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
+        whole = text[: text.rfind("\n") + 1]  # the last line ends in a newline or is torn
+        names, *lines = list(csv.reader(whole.replace("\0", "").splitlines())) or [[]]
+        rows = {}
+        for line in lines:
+            if len(line) == len(names) and _are_numbers(line):
+                cells = dict(zip(names, line, strict=True))
+                rows[line[0]] = [cells.get(name, "") for name in self._names]
         missing = [update for update in range(1, done + 1) if str(update) not in rows]
         if missing:
-            raise ValueError(
-                f"{str(file)!r} lacks the rows of {len(missing)} updates that the checkpoint has behind it, from {missing[0]} "
-                "on; put the file back, or start anew in another folder"
+            aside = (
+                f"; the file as it was is kept as {set_aside(file, f'damaged-{file.name}').name}"
+                if file.exists()
+                else ""
             )
-        return [rows[str(update)] for update in range(1, done + 1)]
+            warnings.warn(
+                f"{str(file)!r} lacks the rows of {len(missing)} updates that the checkpoint has behind, from {missing[0]} on; "
+                f"their cells stay empty{aside}",
+                stacklevel=4,
+            )
+        return [rows.get(str(update), [""] * len(self._names)) for update in range(1, done + 1)]
 
-    def _parse(self, line: str) -> list[Any]:
-        cells = line.split(",")[1:]
-        return [np.array(float(cell)).astype(kind)[()] for cell, kind in zip(cells, self._types, strict=True)]
+    def _parse(self, cells: list[str]) -> list[Any]:
+        numbers = [
+            float(cell or ("nan" if kind.kind == "f" else "0")) for cell, kind in zip(cells, self._types, strict=True)
+        ]
+        return [np.array(number).astype(kind)[()] for number, kind in zip(numbers, self._types, strict=True)]
+
+
+def _are_numbers(cells: list[str]) -> bool:
+    try:
+        return all(cell == "" or float(cell) is not None for cell in cells)
+    except ValueError:
+        return False

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jtrpo.tools.files import check_file
 from jtrpo.training.trainer import Metrics
 
 if TYPE_CHECKING:
@@ -26,14 +27,39 @@ def learning_curve(metrics: Metrics, axes: "Axes | None" = None, label: str | No
         _, axes = plt.subplots(figsize=(7, 4), layout="constrained")
     returns = np.atleast_2d(np.asarray(metrics.episode.return_mean, float))
     steps = np.atleast_2d(np.asarray(metrics.timesteps))[0]
-    seen = ~np.isnan(returns).all(axis=0)  # updates in which some seed finished an episode
-    low, middle, high = np.nanquantile(returns[:, seen], [0.25, 0.5, 0.75], axis=0)
-    (line,) = axes.plot(steps[seen], middle, label=label)
-    if len(returns) > 1:
-        axes.fill_between(steps[seen], low, high, color=line.get_color(), alpha=0.25, linewidth=0)
+    draw_band(axes, steps, returns, label, "no episode ended")
     axes.set(xlabel="environment steps", ylabel="episode return")
     axes.grid(alpha=0.3)
     return axes
+
+
+def draw_band(axes: "Axes", steps: np.ndarray, values: np.ndarray, label: str | None, empty: str) -> None:
+    """Draw the median over runs, with the quartiles as a band where there are several; where there is nothing, say so.
+
+    Args:
+        axes: where to draw.
+        steps: ``[updates]``.
+        values: ``[runs, updates]``; NaN where there is none.
+        label: for the legend.
+        empty: what to write where no value is finite.
+    """
+    seen = ~np.isnan(values).all(axis=0)  # updates in which some run has a value
+    low, middle, high = np.nanquantile(values[:, seen], [0.25, 0.5, 0.75], axis=0) if seen.any() else np.zeros((3, 0))
+    (line,) = axes.plot(steps[seen], middle, label=label)
+    if not seen.any():
+        axes.text(0.5, 0.5, empty, transform=axes.transAxes, ha="center", va="center")
+    elif len(values) > 1:
+        axes.fill_between(steps[seen], low, high, color=line.get_color(), alpha=0.25, linewidth=0)
+
+
+def check_picture(name: str, file: Path) -> None:
+    """Raise ``ValueError`` where a picture cannot be written to ``file``: before hours of training, not after."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    kinds = FigureCanvasAgg.filetypes
+    if file.suffix and file.suffix[1:].lower() not in kinds:
+        raise ValueError(f"{name}={str(file)!r} must end with .png, .svg or .pdf")
+    check_file(name, file)
 
 
 def save_figure(draw: Callable[["Axes"], Any], path: Path) -> None:

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+from gymnasium import spaces
 from jaxtyping import PRNGKeyArray, PyTree
 
 from jtrpo.envs.actions import environment_action
-from jtrpo.envs.gymnasium import batch_example
 from jtrpo.tools.checkpoint import load
 from jtrpo.training.agent import make_agent
 
@@ -22,31 +23,99 @@ def load_policy(directory: str | Path, env: Any = None) -> Callable[..., tuple[A
 
     Args:
         directory: what was given as ``checkpoint_dir``.
-        env: environment, where the run's was an object and not an id.
+        env: environment, where the run's was an object, or an id that imports a module (``gymnasium:module:Id-v0``).
 
     Returns:
-        A pure, jitted function ``(observation, memory=None, *, key=None) -> (action, memory)``. Observations are raw, as the
-        environment gives them: one, or a batch ``[N, ...]``; actions lie within the environment's bounds. The memory is that
-        of a recurrent policy; ``None`` begins an episode.
+        A pure function ``(observation, memory=None, *, key=None) -> (action, memory)`` that calls a compiled one. Observations
+        are raw, as the environment gives them, lists and numbers included: one, or a batch ``[N, ...]``; actions lie within the
+        environment's bounds. Where no part of the observation is JAX's, the action is NumPy's, of the space's type, for
+        ``env.step``. The memory is that of a recurrent policy; ``None`` begins an episode. An observation of another shape is
+        refused with ``ValueError``.
 
     Raises:
         FileNotFoundError: there is no checkpoint.
-        ValueError: none is whole, or the environment is not known.
+        ValueError: none is whole, or the environment is not known, or has other spaces.
     """
     config, restored = load(directory, env)
-    agent, space = make_agent(config), config.environment.action_space
-    example = jax.tree.leaves(batch_example(config.environment.observation_space))[0]
+    agent = make_agent(config)
+    observation_space, action_space = config.environment.observation_space, config.environment.action_space
 
     @jax.jit
     def act(observation: PyTree, memory: PyTree, key: PRNGKeyArray | None) -> tuple[Any, PyTree]:
         distribution, memory = agent.policy(restored.state, observation, memory)
         action = distribution.mode() if key is None else distribution.sample(key)
-        return environment_action(space, action, config.squash), memory
+        return environment_action(action_space, action, config.squash), memory
 
     def policy(observation: PyTree, memory: PyTree = None, *, key: PRNGKeyArray | None = None) -> tuple[Any, PyTree]:
-        one = jax.numpy.ndim(jax.tree.leaves(observation)[0]) == example.ndim
-        observation = jax.tree.map(lambda x: jax.numpy.asarray(x)[None] if one else jax.numpy.asarray(x), observation)
+        in_jax = any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(observation)) or isinstance(
+            key, jax.core.Tracer
+        )
+        observation = _as_arrays(observation_space, observation, "observation")
+        batch = _batch_of(observation_space, observation)
+        if batch is None:
+            observation = jax.tree.map(lambda x: x[None], observation)
         action, memory = act(observation, memory, key)
-        return jax.tree.map(lambda x: x[0], action) if one else action, memory
+        if batch is None:
+            action = jax.tree.map(lambda x: x[0], action)
+        return action if in_jax else _on_host(action_space, action), memory
 
     return policy
+
+
+def _as_arrays(space: spaces.Space, observation: PyTree, name: str) -> PyTree:
+    """The observation with an array for each part, of the type that the policy learned from.
+
+    Raises:
+        ValueError: it is not made like the space.
+    """
+    if isinstance(space, spaces.Dict):
+        if not hasattr(observation, "keys") or set(observation.keys()) != set(space.spaces):
+            given = sorted(map(str, observation.keys())) if hasattr(observation, "keys") else type(observation).__name__
+            raise ValueError(f"{name} must be a dictionary with {', '.join(space.spaces)}; got {given}")
+        return {part: _as_arrays(child, observation[part], f"{name}[{part!r}]") for part, child in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        if not isinstance(observation, tuple | list) or len(observation) != len(space.spaces):
+            raise ValueError(f"{name} must be a tuple of {len(space.spaces)}; got {type(observation).__name__}")
+        return tuple(
+            _as_arrays(c, o, f"{name}[{i}]") for i, (c, o) in enumerate(zip(space.spaces, observation, strict=True))
+        )
+    dtype = jax.dtypes.canonicalize_dtype(space.dtype)
+    try:
+        return (
+            observation.astype(dtype) if isinstance(observation, jax.Array) else np.asarray(observation).astype(dtype)
+        )
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{name} must be numbers of shape {space.shape}, or a batch of them; got {observation!r}"
+        ) from error
+
+
+def _batch_of(space: spaces.Space, observation: PyTree, name: str = "observation") -> int | None:
+    """How many observations; ``None``: one without a leading axis.
+
+    Raises:
+        ValueError: of another shape, or parts of which some are batches and some are not.
+    """
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        parts = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
+        sizes = {_batch_of(child, observation[part], f"{name}[{part!r}]") for part, child in parts}
+        if len(sizes) > 1:
+            raise ValueError(
+                f"{name} must be one, or a batch in all its parts; got leading axes {sorted(map(str, sizes))}"
+            )
+        return sizes.pop() if sizes else None
+    shape, wanted = np.shape(observation), tuple(space.shape or ())
+    if shape == wanted:
+        return None
+    if shape[1:] == wanted and len(shape) == len(wanted) + 1:
+        return shape[0]
+    raise ValueError(f"{name} must have the shape {list(wanted)}, or [N, ...] for a batch of N; got {list(shape)}")
+
+
+def _on_host(space: spaces.Space, action: PyTree) -> PyTree:
+    """The action as NumPy has it, of its space's own type."""
+    if isinstance(space, spaces.Dict):
+        return {name: _on_host(child, action[name]) for name, child in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(_on_host(child, part) for child, part in zip(space.spaces, action, strict=True))
+    return np.array(action, space.dtype)[()]  # a number rather than an array of no axes: it can be looked up

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+from jtrpo.tools.fingerprint import environment_name
 from jtrpo.training.config import TrainConfig
 from jtrpo.training.trainer import Metrics
 
@@ -55,7 +56,7 @@ class Progress:
         self._console = Console(stderr=True)
         self._notebook = not quiet and self._console.is_jupyter
         self._live = not quiet and not self._notebook and self._console.is_terminal
-        name = config.env if isinstance(config.env, str) else repr(config.environment)
+        name = environment_name(config)
         self._title = name if seed is None else f"{name} seed {seed}"
         self._shown: Any = None  # the display, once there is one
         self._last_shown = 0.0
@@ -93,7 +94,8 @@ class Progress:
         last = update >= self._config.num_updates
         if self._live or self._notebook:
             self._bar.update(self._bar.task_ids[0], completed=update, description=self._title)
-            self._show(Group(self._bar, _table(metrics, seen, steps, rate)), last)
+            table = _table(metrics, seen, steps, rate, ascii_only=self._console.options.ascii_only)
+            self._show(Group(self._bar, table), last)
         elif last or update % max(1, self._config.num_updates // _PLAIN_LINES) == 0:
             self._say(
                 f"{steps:>12,} steps  return {seen.last_return:8.1f}  KL {np.max(metrics.policy.kl):.4f}  "
@@ -141,11 +143,12 @@ class Progress:
         print(text, file=sys.stderr, flush=True)
 
 
-def _table(metrics: Metrics, seen: _Seen, steps: int, rate: float) -> Table:
+def _table(metrics: Metrics, seen: _Seen, steps: int, rate: float, *, ascii_only: bool = False) -> Table:
     kl, bound = float(np.max(metrics.policy.kl)), float(np.max(metrics.hyperparams.max_kl))
     filled = round(_GAUGE * min(max(kl / bound, 0.0), 1.0)) if np.isfinite(kl) else 0
     table = Table.grid(padding=(0, 2))
-    gauge = f"{'█' * filled}{'░' * (_GAUGE - filled)} {kl:.2g} of {bound:.2g}"
+    full, empty = "#-" if ascii_only else "█░"
+    gauge = f"{full * filled}{empty * (_GAUGE - filled)} {kl:.2g} of {bound:.2g}"
     explained, entropy = np.mean(metrics.critic.explained_variance), np.mean(metrics.policy.entropy)
     for row in (
         ("return", f"{seen.last_return:.1f}", "best", f"{seen.best_return:.1f}"),

@@ -60,7 +60,7 @@ def write_report(folders: list[Path], file: Path) -> None:
 def report(folders: list[Path]) -> str:
     """The page of :func:`write_report` as text."""
     groups = group_runs(folders)
-    title = ", ".join(dict.fromkeys(str(group.settings["env"]) for group in groups))
+    title = ", ".join(dict.fromkeys(str(group.settings.get("env")) for group in groups))
     versions = dict.fromkeys(
         ", ".join(f"{name} {version}" for name, version in read_settings(folder)["versions"].items())
         for folder in folders
@@ -138,7 +138,8 @@ def _figure(folders: list[Path], metric: str, title: str, meaning: str) -> str:
     if metric == "policy.kl":
         for folder in folders:
             table = read_metrics(folder)
-            axes.plot(table["timesteps"], table["hyperparams.max_kl"], color="black", linestyle=":", linewidth=1)
+            if (bound := table.get("hyperparams.max_kl")) is not None:
+                axes.plot(table["timesteps"], bound, color="black", linestyle=":", linewidth=1)
         axes.set_ylim(bottom=0)
     picture = io.StringIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": metric}):
@@ -152,6 +153,7 @@ def _settings(groups: list[Group]) -> str:
     shared = list(groups[0].settings.items())
     for group in groups:
         shared = [(name, value) for name, value in shared if group.settings.get(name) == value]
+    shared = [(name, value) for name, value in shared if not name.startswith("env.")]  # its name is enough for people
     entries = "".join(f"<div><dt>{_text(name)}</dt><dd>{_text(_value(value))}</dd></div>" for name, value in shared)
     return f"<p>What all runs have in common.</p><dl>{entries}</dl>"
 

@@ -10,13 +10,22 @@ import jax
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
+from jtrpo.core.check import check_count, check_seed
 from jtrpo.core.line_search import UpdateStatus
 from jtrpo.envs.gymnasium import HostEnvironment
 from jtrpo.tools.checkpoint import Checkpoints, Restored
-from jtrpo.tools.distributed import agreed, is_lead
+from jtrpo.tools.distributed import agreed, is_lead, lead_does
+from jtrpo.tools.fingerprint import environment_name
 from jtrpo.tools.metrics_log import MetricsLog
 from jtrpo.tools.non_finite import first_non_finite
-from jtrpo.tools.run_directory import METRICS_FILE, read_summary, write_result, write_settings
+from jtrpo.tools.run_directory import (
+    METRICS_FILE,
+    check_own,
+    read_summary,
+    write_curve,
+    write_settings,
+    write_summary,
+)
 from jtrpo.training.config import Hyperparams, TrainConfig
 from jtrpo.training.host import HostTrainer, check_evaluation, trainer_for
 from jtrpo.training.report import OnUpdate
@@ -69,10 +78,16 @@ def run_training(
 
     Raises:
         FloatingPointError: with ``debug_nans``.
-        ValueError: a checkpoint could not be written.
+        ValueError: a checkpoint could not be written; or, before anything is computed, a seed out of range, ``checkpoints`` of
+            other settings, or a folder that holds checkpoints to go on from, somebody else's files, or another process at work.
     """
-    trainer = trainer_for(config)
+    check_seed("seed", seed)
+    check_count("checkpoint_every", checkpoint_every, at_least=1)
+    check_count("evaluate_every", evaluate_every, at_least=0)
     hyperparams = hyperparams.check()
+    if checkpoints is not None:
+        _begin(checkpoints, config, hyperparams, seed, restored)
+    trainer = trainer_for(config)
     if debug_nans and jax.process_count() > 1:
         raise ValueError("debug_nans looks at whole collections, which several processes share; run it in one")
     if isinstance(config.environment, HostEnvironment):
@@ -94,6 +109,7 @@ def run_training(
         return np.asarray(evaluate(state, evaluation_key, EVALUATION_EPISODES))
 
     done, last = int(state.update), config.num_updates
+    saved = None if checkpoints is None or done not in checkpoints.updates() else done
     stop = agreed(stop)
     file = None if checkpoints is None or not is_lead() else checkpoints.directory / METRICS_FILE
     if checkpoints is not None and is_lead():
@@ -112,23 +128,30 @@ def run_training(
             log.append(update, metrics)
             on_update(update, metrics)
             if checkpoints is not None and update < last:  # the last one comes with the run's evaluation
-                if evaluate_every and update % evaluate_every == 0:
-                    checkpoints.save(state, float(score(state).mean()))
-                elif update % checkpoint_every == 0:
-                    checkpoints.save(state)
+                evaluated = evaluate_every and update % evaluate_every == 0
+                if evaluated or update % checkpoint_every == 0:
+                    log.sync()
+                    checkpoints.save(state, float(score(state).mean()) if evaluated else None)
+                    saved = update
         jax.block_until_ready(state)
         run_seconds = time.perf_counter() - compiled
+        log.sync()
 
     update = int(state.update)
     returns = score(state) if update == last else None
-    if checkpoints is not None and update not in checkpoints.updates():
+    if checkpoints is not None and update != saved:
         checkpoints.save(state, None if returns is None else float(returns.mean()))
         checkpoints.wait()
     metrics = log.history()
     if returns is None:
         return Run(state, metrics, None)
+    known = np.flatnonzero(log.known)
+
+    def of(values: Any) -> np.ndarray:  # updates whose rows were not lost
+        return values[known].astype(float) if known.size else np.array([np.nan])
+
     summary = {
-        "env": config.env if isinstance(config.env, str) else repr(config.environment),
+        "env": environment_name(config),
         "seed": seed,
         "total_timesteps": config.actual_timesteps,
         "evaluation_return": float(returns.mean()),
@@ -136,16 +159,32 @@ def run_training(
         "steps_per_second": (update - done) * config.batch_size / run_seconds,
         "compile_seconds": compiled - began,
         "run_seconds": run_seconds,
-        "accepted_fraction": float(metrics.policy.accepted.mean()),
-        "max_kl_seen": float(metrics.policy.kl.max()),
+        "accepted_fraction": float(of(metrics.policy.accepted).mean()),
+        "max_kl_seen": float(of(metrics.policy.kl).max()),
         "refused": dict(Counter(UpdateStatus(status).name for status in metrics.policy.status if status)),
-        "critic_refused": int((~metrics.critic.accepted).sum()),
+        "critic_refused": known.size - int(metrics.critic.accepted[known].sum()),
         "invalid_samples": int(metrics.samples.invalid.sum()),
     }
     new = checkpoints is not None and (done < last or read_summary(checkpoints.directory) is None)  # else it tells more
     if checkpoints is not None and new and is_lead():
-        write_result(checkpoints.directory, summary, returns, metrics)
+        write_summary(checkpoints.directory, summary, returns)
+        write_curve(checkpoints.directory, f"{summary['env']}, seed {seed}", metrics)
     return Run(state, metrics, summary)
+
+
+def _begin(
+    checkpoints: Checkpoints, config: TrainConfig, hyperparams: Hyperparams, seed: int, restored: Restored | None
+) -> None:
+    """Take the folder for this run, or refuse it."""
+    checkpoints.check_run(config, hyperparams, seed)
+    checkpoints.claim()
+    updates = checkpoints.updates()
+    if updates and restored is None:
+        raise ValueError(
+            f"checkpoint_dir={str(checkpoints.directory)!r} already holds checkpoints, up to update {updates[-1]}; give "
+            "restored=checkpoints.restore() to go on from there, or choose another folder"
+        )
+    lead_does(lambda: check_own(checkpoints.directory))
 
 
 def _compile(

@@ -2,13 +2,15 @@
 
 import json
 import os
-from collections.abc import Callable
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jtrpo.tools.checkpoint import describe, versions
+from jtrpo.tools.checkpoint_folder import found
+from jtrpo.tools.files import replace
+from jtrpo.tools.fingerprint import describe, versions
 from jtrpo.tools.plot import learning_curve, save_figure
 from jtrpo.training.config import Hyperparams, TrainConfig
 from jtrpo.training.trainer import Metrics
@@ -17,6 +19,26 @@ METRICS_FILE = "metrics.csv"
 _CONFIG_FILE = "config.json"
 _SUMMARY_FILE = "summary.json"
 _CURVE_FILE = "curve.png"
+_SUMMARY: dict[str, Any] = {
+    "evaluation_returns": list, "evaluation_return": float, "total_timesteps": int, "accepted_fraction": float, "refused": dict,
+    "max_kl_seen": float,
+}  # fmt: skip
+
+
+def check_own(directory: Path) -> None:
+    """Raise ``ValueError`` where a file that a run writes is there already, and jtrpo did not write it."""
+    try:
+        read_settings(directory)
+        return
+    except (FileNotFoundError, ValueError):
+        pass
+    names = (METRICS_FILE, _CONFIG_FILE, _SUMMARY_FILE, _CURVE_FILE)
+    foreign = [name for name in names if os.path.lexists(directory / name)]
+    if foreign and not found(directory):
+        raise ValueError(
+            f"checkpoint_dir={str(directory)!r} holds {', '.join(foreign)}, which no run of jtrpo wrote and this one would write "
+            "over; choose another folder, or move them away"
+        )
 
 
 def write_settings(directory: Path, config: TrainConfig, hyperparams: Hyperparams, seed: int) -> None:
@@ -26,22 +48,25 @@ def write_settings(directory: Path, config: TrainConfig, hyperparams: Hyperparam
         ValueError: it cannot be written.
     """
     content = {"settings": describe(config, hyperparams, seed), "versions": versions()}
-    _replace(directory / _CONFIG_FILE, lambda file: file.write_text(json.dumps(content, indent=1) + "\n"))
+    _write(directory / _CONFIG_FILE, json.dumps(content, indent=1))
 
 
-def write_result(directory: Path, summary: dict[str, Any], returns: np.ndarray, metrics: Metrics) -> None:
-    """Write ``summary.json``, with the return of every episode of the evaluation, and ``curve.png``.
+def write_summary(directory: Path, summary: dict[str, Any], returns: np.ndarray) -> None:
+    """Write ``summary.json``, with the return of every episode of the evaluation.
 
     Raises:
-        ValueError: they cannot be written.
+        ValueError: it cannot be written.
     """
-    content = {**summary, "evaluation_returns": returns.astype(float).tolist()}
-    _replace(directory / _SUMMARY_FILE, lambda file: file.write_text(json.dumps(content) + "\n"))
-    title = f"{summary['env']}, seed {summary['seed']}"
-    _replace(
-        directory / _CURVE_FILE,
-        lambda file: save_figure(lambda axes: learning_curve(metrics, axes).set_title(title), file),
-    )
+    _write(directory / _SUMMARY_FILE, json.dumps({**summary, "evaluation_returns": returns.astype(float).tolist()}))
+
+
+def write_curve(directory: Path, title: str, metrics: Metrics) -> None:
+    """Write ``curve.png``; where it cannot be drawn or written, a warning says so: the run is whole without it."""
+    file = directory / _CURVE_FILE
+    try:
+        replace(file, lambda beside: save_figure(lambda axes: learning_curve(metrics, axes).set_title(title), beside))
+    except Exception as error:
+        warnings.warn(f"{str(file)!r} could not be drawn ({error}); `jtrpo plot` draws it anew", stacklevel=2)
 
 
 def read_settings(directory: Path) -> dict[str, Any]:
@@ -51,7 +76,7 @@ def read_settings(directory: Path) -> dict[str, Any]:
         FileNotFoundError: there is none.
         ValueError: it is damaged.
     """
-    settings = _read(directory, _CONFIG_FILE, {"settings", "versions"})
+    settings = _read(directory, _CONFIG_FILE, {"settings": dict, "versions": dict})
     if settings is None:
         raise FileNotFoundError(
             f"{str(directory)!r} holds no {_CONFIG_FILE}; name a folder that was given as checkpoint_dir"
@@ -65,31 +90,21 @@ def read_summary(directory: Path) -> dict[str, Any] | None:
     Raises:
         ValueError: it is damaged.
     """
-    return _read(directory, _SUMMARY_FILE, {"evaluation_returns"})
+    return _read(directory, _SUMMARY_FILE, _SUMMARY)
 
 
-def _read(directory: Path, name: str, needed: set[str]) -> dict[str, Any] | None:
+def _read(directory: Path, name: str, needed: dict[str, type]) -> dict[str, Any] | None:
     file = directory / name
     if not file.is_file():
         return None
     try:
-        content = json.loads(file.read_text())
-        if needed <= set(content):
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if all(isinstance(content[name], kind) for name, kind in needed.items()):
             return content
-    except (ValueError, TypeError):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
         pass
     raise ValueError(f"{str(file)!r} is damaged; `--resume` writes it anew")
 
 
-def _replace(file: Path, write: Callable[[Path], Any]) -> None:
-    """Write beside and rename: what was there stays whole until the new one is."""
-    beside = file.with_name(f".jtrpo-{file.name}")
-    try:
-        write(beside)
-        os.replace(beside, file)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise ValueError(
-            f"{str(file)!r} could not be written ({error.strerror}); checkpoints and metrics before it are whole. Make room, or "
-            "mend the folder, and go on from the last checkpoint"
-        ) from error
+def _write(file: Path, text: str) -> None:
+    replace(file, lambda beside: beside.write_text(text + "\n", encoding="utf-8"))

@@ -345,6 +345,10 @@ class TrainConfig:
                 "raise total_timesteps"
             )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For ``pickle`` and ``copy``: the settings alone, since what ``env`` stands for may hold functions; it is found anew."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
     @cached_property
     def environment(self) -> Environment | HostEnvironment:
         """What ``env`` stands for."""

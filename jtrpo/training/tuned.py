@@ -3,6 +3,8 @@
 Found by random search (``benchmarks/search.py``) and variations of its best by hand, on other seeds than those reported.
 """
 
+import warnings
+from itertools import combinations
 from typing import Any
 
 from jtrpo.training.config import Hyperparams, TrainConfig
@@ -90,7 +92,8 @@ def tuned(env: str, **settings: Any) -> tuple[TrainConfig, Hyperparams]:
 
     Args:
         env: environment id.
-        **settings: fields of :class:`TrainConfig` or of :class:`Hyperparams` that replace the shipped ones.
+        **settings: fields of :class:`TrainConfig` or of :class:`Hyperparams` that replace the shipped ones. What
+            ships and does not go with them gives way to its default, with a warning.
 
     Raises:
         TypeError: a name that neither has.
@@ -103,5 +106,31 @@ def tuned(env: str, **settings: Any) -> tuple[TrainConfig, Hyperparams]:
     """
     config, numbers = TUNED.get(env, ({}, {}))
     own = {name: value for name, value in settings.items() if name in Hyperparams._fields}
-    rest = {name: value for name, value in settings.items() if name not in own}
-    return TrainConfig(env, **{**config, **rest}), Hyperparams(**{**numbers, **own})
+    given = {name: value for name, value in settings.items() if name not in own}
+    shipped = {name: value for name, value in config.items() if name not in given}
+    return _with_shipped(env, given, shipped), Hyperparams(**{**numbers, **own})
+
+
+def _with_shipped(env: str, given: dict[str, Any], shipped: dict[str, Any]) -> TrainConfig:
+    """What is given and as much as possible of what ships."""
+    try:
+        return TrainConfig(env, **given, **shipped)
+    except ValueError:
+        TrainConfig(env, **given)  # where that fails by itself, it says so
+        for leaving in (names for count in range(1, len(shipped)) for names in combinations(shipped, count)):
+            kept = {name: value for name, value in shipped.items() if name not in leaving}
+            try:
+                config = TrainConfig(env, **given, **kept)
+            except ValueError:
+                continue
+            break
+        else:
+            config, leaving = TrainConfig(env, **given), tuple(shipped)
+        ways = " and ".join(f"{name}={shipped[name]!r}" for name in leaving)
+        instead = " and ".join(f"{name}={getattr(config, name)!r}" for name in leaving)
+        asked = ", ".join(f"{name}={value!r}" for name, value in given.items())
+        warnings.warn(
+            f"{ways}, which ships for {env}, does not go with {asked}, and gives way to the default {instead}",
+            stacklevel=3,
+        )
+        return config

@@ -158,9 +158,12 @@ def test_a_newer_format_and_a_foreign_checkpoint_are_refused(tmp_path, states, m
     with ocp.CheckpointManager(tmp_path / "foreign") as foreign:
         foreign.save(1, args=ocp.args.Composite(params=ocp.args.StandardSave({"w": np.ones(3)})))
     with Checkpoints(tmp_path / "foreign", CONFIG) as checkpoints:
-        with pytest.raises(ValueError, match="no whole checkpoint"):
+        with pytest.raises(FileNotFoundError, match="holds no checkpoint"):
             checkpoints.restore()
-        assert checkpoints.updates() == [1]  # and it is left where it was
+        checkpoints.save(states[1])
+        assert checkpoints.updates() == [1]
+    assert sorted(path.name for path in (tmp_path / "foreign").iterdir() if path.name[0] != ".") == ["1", "1-jtrpo"]
+    assert not (tmp_path / "foreign" / "1" / "jtrpo.json").exists()  # it is left as it was
 
 
 def test_nothing_is_unpickled(tmp_path, states, monkeypatch):

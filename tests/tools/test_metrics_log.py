@@ -52,10 +52,15 @@ def test_a_resumed_run_leaves_no_gap_and_no_double_whatever_the_end_of_the_file(
     np.testing.assert_array_equal(history["steps"], [k * 10**6 for k in range(1, 6)])
 
 
-def test_a_missing_row_is_named_and_the_file_left_alone(tmp_path):
+def test_a_missing_row_is_filled_and_told_and_the_file_kept(tmp_path):
     file = tmp_path / "metrics.csv"
     write(file, [1, 2, 4])
     before = file.read_text()
-    with pytest.raises(ValueError, match=r"lacks the rows of 1 updates.*from 3 on"):
-        write(file, [], done=4)
-    assert file.read_text() == before
+    with pytest.warns(UserWarning, match=r"lacks the rows of 1 updates.*from 3 on.*kept as damaged-metrics\.csv"):
+        history = write(file, [5], done=4)
+    assert (tmp_path / "damaged-metrics.csv").read_text() == before
+    np.testing.assert_array_equal(history["steps"], [10**6, 2 * 10**6, 0, 4 * 10**6, 5 * 10**6])
+    assert np.isnan(history["kl"]).tolist() == [False, False, True, False, False]
+    again = MetricsLog(file, 5, LIKE)  # and once is enough
+    with again:
+        assert again.known == [True, True, False, True, True]

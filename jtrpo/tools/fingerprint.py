@@ -1,0 +1,199 @@
+"""What a run is known by: its settings and its environment, as JSON that two processes agree on."""
+
+import dataclasses
+import enum
+import functools
+import hashlib
+import json
+import re
+import sys
+import types
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import VectorEnv
+
+from jtrpo.envs.gymnasium import HostEnvironment
+from jtrpo.training.config import Hyperparams, TrainConfig
+
+_SMALL = 8
+"""Elements up to which an array is written out; of a larger one, a digest."""
+_MOST = 200
+"""Parameters up to which an environment's are listed; of more, a digest."""
+_DEEPEST = 8
+
+
+def describe(config: TrainConfig, hyperparams: Hyperparams | None = None, seed: int | None = None) -> dict[str, Any]:
+    """Settings as JSON, by name: functions by the numbers they schedule, an environment by its fingerprint."""
+    settings = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    del settings["mesh"]  # a run may go on on other devices
+    settings["env"] = environment_name(config)
+    settings["schedules"] = sorted(config.schedules)
+    if hyperparams is not None:
+        settings |= {name: float(value) for name, value in hyperparams._asdict().items()}
+    if seed is not None:
+        settings["seed"] = int(seed)
+    return json.loads(json.dumps(settings | fingerprint(config)))
+
+
+def differences(there: dict[str, Any], here: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Settings that both know and that differ, by name."""
+    return {name: (there[name], here[name]) for name in here if name in there and there[name] != here[name]}
+
+
+def versions() -> dict[str, str]:
+    """What the bits of a run depend on besides its settings."""
+    device = jax.devices()[0]
+    version = sys.modules["jtrpo"].__version__  # which tools may not import
+    return {"jtrpo": version, "jax": jax.__version__, "device": f"{device.platform}: {device.device_kind}"}
+
+
+def environment_name(config: TrainConfig) -> str:
+    """An id, or what an environment calls itself, or its class; never an address."""
+    if isinstance(config.env, str):
+        return str(config.env)
+    environment = config.environment
+    if type(environment).__repr__ is object.__repr__:
+        return type(environment).__qualname__
+    return re.sub(r"( at|:)? ?0x[0-9a-fA-F]+", "", repr(environment))
+
+
+def fingerprint(config: TrainConfig) -> dict[str, Any]:
+    """Class, spaces and parameters of the environment, by names that begin with ``env.``.
+
+    Of an object, its attributes and theirs: numbers and texts as they are, large arrays by a digest, functions by name and what
+    they close over. Of a vector environment on the host, which changes as it runs, only the classes and spaces.
+    """
+    environment = config.environment
+    known = {
+        "env.observation_space": _space(environment.observation_space),
+        "env.action_space": _space(environment.action_space),
+    }
+    if isinstance(environment, HostEnvironment):
+        vector = config.env[0] if isinstance(config.env, tuple) else config.env
+        known["env.class"] = " > ".join(_classes(vector)) if isinstance(vector, VectorEnv) else "gymnasium"
+        return known
+    known["env.class"] = _name(type(environment))
+    skipped = ("observation_space", "action_space")
+    parts = [(name, value) for name, value in _attributes(environment) if name not in skipped]
+    parameters = {
+        f"env.{path}": value for name, part in parts for path, value in _parameters(name, part, (id(environment),))
+    }
+    if len(parameters) > _MOST:
+        text = json.dumps(parameters, sort_keys=True).encode()
+        parameters = {"env.parameters": f"{len(parameters)} values, {_digest(text)}"}
+    return known | parameters
+
+
+def _classes(env: Any) -> Iterator[str]:
+    """Of a vector environment and of what it wraps, outermost first."""
+    while env is not None:
+        yield _name(type(env))
+        within = getattr(env, "envs", None)
+        env = within[0] if isinstance(within, list | tuple) and within else vars(env).get("env")
+
+
+def _parameters(path: str, value: Any, above: tuple[int, ...]) -> Iterator[tuple[str, Any]]:
+    """What ``value`` is made of: a path and something that JSON holds, each."""
+    if id(value) in above or len(above) > _DEEPEST:
+        return
+    above = (*above, id(value))
+    if isinstance(value, bool | str | None):
+        yield path, value
+    elif isinstance(value, enum.Enum):
+        yield path, str(value)
+    elif isinstance(value, int | float | complex | bytes | np.generic | np.ndarray | jax.Array):
+        yield path, _number(value)
+    elif isinstance(value, spaces.Space):
+        yield path, _space(value)
+    elif isinstance(value, Mapping):
+        for key in sorted(value, key=str):
+            yield from _parameters(f"{path}.{key}", value[key], above)
+    elif isinstance(value, set | frozenset):
+        yield path, sorted(str(dict(_parameters("x", each, above))) for each in value)
+    elif isinstance(value, tuple | list):
+        names = getattr(value, "_fields", range(len(value)))
+        for name, each in zip(names, value, strict=True):
+            yield from _parameters(f"{path}.{name}", each, above)
+    elif isinstance(value, functools.partial):
+        for name, each in (("function", value.func), ("args", value.args), ("keywords", value.keywords)):
+            yield from _parameters(f"{path}.{name}", each, above)
+    elif isinstance(value, types.MethodType | types.ModuleType):
+        yield path, getattr(value, "__qualname__", value.__name__)
+    elif isinstance(value, type) or (callable(value) and hasattr(value, "__qualname__")):
+        yield path, value.__qualname__
+        function = getattr(value, "__wrapped__", value)
+        cells = getattr(function, "__closure__", None) or ()
+        for name, cell in zip(getattr(getattr(function, "__code__", None), "co_freevars", ()), cells, strict=False):
+            if cell != types.CellType():  # which nothing was put into yet
+                yield from _parameters(f"{path}.{name}", cell.cell_contents, above)
+    else:
+        yield path, _name(type(value))
+        for name, each in _attributes(value):
+            yield from _parameters(f"{path}.{name}", each, above)
+
+
+def _attributes(value: Any) -> list[tuple[str, Any]]:
+    """By name, in order; without what is only kept of a computation."""
+    kind = type(value)
+    slots = [name for owner in kind.__mro__ for name in _as_tuple(owner.__dict__.get("__slots__", ()))]
+    held = {name: getattr(value, name) for name in slots if hasattr(value, name)} | getattr(value, "__dict__", {})
+    kept = functools.cached_property
+    return sorted((name, each) for name, each in held.items() if not isinstance(getattr(kind, name, None), kept))
+
+
+def _as_tuple(slots: Any) -> tuple[str, ...]:
+    return (slots,) if isinstance(slots, str) else tuple(slots)
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, jax.core.Tracer):
+        return f"traced {value.aval}"
+    if isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+        value = jax.random.key_data(value)
+    if isinstance(value, jax.Array) and not value.is_fully_addressable:
+        return f"{value.dtype}{list(value.shape)} of several processes"
+    if isinstance(value, int):
+        return value
+    array = np.asarray(value)
+    if array.dtype == object or array.dtype.kind in "SUV" or array.size > _SMALL:
+        content = repr(array.tolist()).encode() if array.dtype == object else np.ascontiguousarray(array).tobytes()
+        return f"{array.dtype}{list(array.shape)} {_digest(content)}"
+    plain = array.astype(complex if array.dtype.kind == "c" else array.dtype if array.dtype.kind in "biu" else float)
+    whole = json.dumps(plain.tolist()) if plain.dtype.kind != "c" and np.isfinite(plain).all() else None
+    return str(plain.tolist()) if whole is None else json.loads(whole)
+
+
+def _space(space: Any) -> str:
+    """A space in words, each bound included."""
+    if isinstance(space, spaces.Dict):
+        return f"Dict({', '.join(f'{name}: {_space(child)}' for name, child in sorted(space.spaces.items()))})"
+    if isinstance(space, spaces.Tuple):
+        return f"Tuple({', '.join(map(_space, space.spaces))})"
+    if isinstance(space, spaces.Box):
+        low, high = (
+            each.flat[0] if each.size and (each == each.flat[0]).all() else each for each in (space.low, space.high)
+        )
+        return f"Box({_number(low)}, {_number(high)}, {space.shape}, {space.dtype})"
+    if isinstance(space, spaces.MultiDiscrete):
+        return f"MultiDiscrete({_number(space.nvec)}, start={_number(space.start)})"
+    return repr(space)
+
+
+def _name(kind: type) -> str:
+    """With its module's last name: a script that is run and the same one imported agree."""
+    module = kind.__module__
+    if module == "__main__":
+        main = sys.modules["__main__"]
+        spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
+        module = (
+            spec.name if spec is not None else re.sub(r"\.\w+$", "", re.split(r"[/\\]", file)[-1]) if file else module
+        )
+    return f"{module.rpartition('.')[2]}.{kind.__qualname__}"
+
+
+def _digest(content: bytes) -> str:
+    return f"sha256 {hashlib.sha256(content).hexdigest()[:16]}"
