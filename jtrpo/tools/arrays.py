@@ -75,6 +75,7 @@ def write_arrays(folder: Path, arrays: dict[str, Any]) -> None:
     """Write arrays into a folder that does not exist yet; several processes write together, each its own part."""
     import orbax.checkpoint as ocp
 
+    folder.parent.mkdir(exist_ok=True)
     with _plain(folder.parent) as parent, ocp.Checkpointer(ocp.StandardCheckpointHandler()) as writer:
         writer.save(parent / folder.name, arrays)
 

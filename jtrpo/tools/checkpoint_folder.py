@@ -35,7 +35,7 @@ def found(directory: Path) -> dict[int, Path]:
     there: dict[int, Path] = {}
     for path in sorted(directory.iterdir(), key=lambda path: -len(path.name)):  # the plain name last
         match = re.fullmatch(r"(0|[1-9][0-9]*)(-jtrpo)?", path.name)
-        if match and (_holds(path, _SETTINGS) or (_holds(path, _ARRAYS) and not _holds(path, _LEAVING))):
+        if match and (_holds(path, _SETTINGS) or (_holds(path / _ARRAYS, "_METADATA") and not _holds(path, _LEAVING))):
             there[int(match[1])] = path
     return dict(sorted(there.items()))
 

@@ -54,9 +54,13 @@ def load_policy(directory: str | Path, env: Any = None) -> Callable[..., tuple[A
         batch = _batch_of(observation_space, observation)
         if batch is None:
             observation = jax.tree.map(lambda x: x[None], observation)
+        elif batch == 0:  # the answer has a shape all the same
+            observation = jax.tree.map(lambda x: np.zeros((1, *x.shape[1:]), x.dtype), observation)
         action, memory = act(observation, memory, key)
         if batch is None:
             action = jax.tree.map(lambda x: x[0], action)
+        elif batch == 0:
+            action, memory = jax.tree.map(lambda x: x[:0], (action, memory))
         return action if in_jax else _on_host(action_space, action), memory
 
     return policy

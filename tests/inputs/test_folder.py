@@ -6,6 +6,8 @@ import json
 import math
 import os
 import pickle
+import shutil
+import signal
 import subprocess
 import sys
 import textwrap
@@ -59,9 +61,9 @@ def go_on(folder, config=PENDULUM, **settings):
         return run_training(config, checkpoints=checkpoints, restored=restored, **settings)
 
 
-def change(folder, update, **changes):
+def change(folder, number, **changes):
     """Rewrite what a checkpoint says about itself, digest and all, as a stranger would."""
-    file = folder / str(update) / "jtrpo.json"
+    file = folder / str(number) / "jtrpo.json"
     run = json.loads(file.read_text())
     run["settings"] |= changes.pop("settings", {})
     run |= changes
@@ -75,7 +77,21 @@ def change(folder, update, **changes):
 
 @pytest.mark.parametrize(
     "name",
-    ["h=[8]", "st*r", "qu?", "back\\slash", "gs:", "sp ace", "per%20cent", "ünï ✓", "-dash", "a=b,c", "new\nline", "sur\udce4", "~x"],
+    [
+        "h=[8]",
+        "st*r",
+        "qu?",
+        "back\\slash",
+        "gs:",
+        "sp ace",
+        "per%20cent",
+        "ünï ✓",
+        "-dash",
+        "a=b,c",
+        "new\nline",
+        "sur\udce4",
+        "~x",
+    ],
     ids=ascii,
 )
 def test_every_path_that_a_folder_can_have(name, tmp_path, state):
@@ -140,7 +156,10 @@ def test_a_file_that_the_user_put_into_a_checkpoint_outlives_it(tmp_path, state)
 @pytest.mark.parametrize("name", ["metrics.csv", "config.json", "summary.json", "curve.png"])
 def test_files_that_a_run_would_write_over_are_refused_before_it_begins(name, tmp_path):
     (tmp_path / name).write_text('{"mine": 1}')
-    with Checkpoints(tmp_path, CONFIG) as checkpoints, pytest.raises(ValueError, match=rf"holds {name}, which no run of jtrpo"):
+    with (
+        Checkpoints(tmp_path, CONFIG) as checkpoints,
+        pytest.raises(ValueError, match=rf"holds {name}, which no run of jtrpo"),
+    ):
         run_training(CONFIG, checkpoints=checkpoints)
     assert (tmp_path / name).read_text() == '{"mine": 1}'
 
@@ -186,9 +205,13 @@ def test_the_same_update_twice_and_going_back_replace_what_was_there(tmp_path, s
 def test_a_used_folder_is_refused_before_a_training_begins(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_compile", lambda *_, **__: pytest.fail("began"))
     with Checkpoints(trained, PENDULUM, NUMBERS, 0) as checkpoints:
-        with pytest.raises(ValueError, match=r"already holds checkpoints, up to update 3; give restored=checkpoints\.restore\(\)"):
+        with pytest.raises(
+            ValueError, match=r"already holds checkpoints, up to update 3; give restored=checkpoints\.restore\(\)"
+        ):
             run_training(PENDULUM, checkpoints=checkpoints)
-        with pytest.raises(ValueError, match="checkpoints are of other settings than the run: seed is 0 there and 1 here"):
+        with pytest.raises(
+            ValueError, match="checkpoints are of other settings than the run: seed is 0 there and 1 here"
+        ):
             run_training(PENDULUM, 1, checkpoints=checkpoints)
     with pytest.raises(ValueError, match="seed must be a whole number from 0 to 4,294,967,295"):
         run_training(PENDULUM, 2**32)
@@ -232,7 +255,9 @@ def test_the_other_precision_is_told_in_words_both_ways(tmp_path, state):
     save(tmp_path / "32", [state])
     with jax.enable_x64(True):
         save(tmp_path / "64", [start()])
-        with pytest.raises(ValueError, match=r"has 32 bits and this process computes with 64: leave JAX_ENABLE_X64 unset"):
+        with pytest.raises(
+            ValueError, match=r"has 32 bits and this process computes with 64: leave JAX_ENABLE_X64 unset"
+        ):
             load(tmp_path / "32")
         assert load(tmp_path / "64")[1].update == 0
     with pytest.raises(ValueError, match=r"has 64 bits and this process computes with 32: set JAX_ENABLE_X64=1"):
@@ -351,12 +376,12 @@ def test_a_gymnax_environment_with_other_parameters_does_not_resume(tmp_path):
     assert environment_name(config) == "GymnaxEnvironment(CartPole-v1)"
     save(tmp_path, [start(config)], config)
     other = dataclasses.replace(config, env=(env, params.replace(gravity=1.5)))
-    with Checkpoints(tmp_path, other) as checkpoints:
-        with pytest.raises(ValueError, match=r"env\.params\.gravity is 9\.8 there and 1\.5 here"):
-            checkpoints.restore()
+    told = pytest.raises(ValueError, match=r"env\.params\.gravity is 9\.8 there and 1\.5 here")
+    with Checkpoints(tmp_path, other) as checkpoints, told:
+        checkpoints.restore()
     with Checkpoints(tmp_path, dataclasses.replace(config, env=gymnax.make("CartPole-v1"))) as checkpoints:
         assert checkpoints.restore().update == 0
-    with pytest.raises(ValueError, match="observation_space is .* there and .* here; give one with the same spaces"):
+    with pytest.raises(ValueError, match=r"observation_space is .* there and .* here; give one with the same spaces"):
         load(tmp_path, "Pendulum-v1")
 
 
@@ -370,7 +395,9 @@ def test_vector_environments_are_known_by_classes_and_spaces_not_by_how_far_they
         assert fingerprint(config) == before
         return before
 
-    assert known([3, 4])["env.class"] == "vector.RecordEpisodeStatistics > sync_vector_env.SyncVectorEnv > probes.Counting" or (
+    assert known([3, 4])[
+        "env.class"
+    ] == "vector.RecordEpisodeStatistics > sync_vector_env.SyncVectorEnv > probes.Counting" or (
         "SyncVectorEnv" in known([3, 4])["env.class"]
     )
 
@@ -399,10 +426,23 @@ def test_two_processes_agree_on_an_environment_of_ones_own(tmp_path):
             print(json.dumps([environment_name(config), fingerprint(config)]))
     """
     (tmp_path / "train.py").write_text(textwrap.dedent(code))
-    run = [sys.executable, "train.py"], [sys.executable, "-c", "from train import *; print(json.dumps([environment_name(config), fingerprint(config)]))"]
+    run = (
+        [sys.executable, "train.py"],
+        [
+            sys.executable,
+            "-c",
+            "from train import *; print(json.dumps([environment_name(config), fingerprint(config)]))",
+        ],
+    )
     path = os.pathsep.join((str(tmp_path), *sys.path))
     said = [
-        subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": seed})
+        subprocess.Popen(
+            command,
+            cwd=tmp_path,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": seed},
+        )
         for command, seed in zip(run, "12", strict=True)
     ]
     first, second = [process.communicate(timeout=120)[0] for process in said]
@@ -425,11 +465,16 @@ sys.stdin.read()
 
 
 def test_a_folder_in_use_is_refused_in_words_and_a_dead_process_does_not_hold_it(tmp_path, state):
-    other = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert other.stdout.readline() == "held\n"
-    with Checkpoints(tmp_path, CONFIG) as checkpoints:
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with (
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other,
+        Checkpoints(tmp_path, CONFIG) as checkpoints,
+    ):
+        assert other.stdout.readline() == "held\n"
         for write in (lambda: checkpoints.save(state), lambda: run_training(CONFIG, checkpoints=checkpoints)):
-            with pytest.raises(ValueError, match=rf"is in use by process {other.pid} on .* since .*; wait until it has ended, stop it"):
+            with pytest.raises(
+                ValueError, match=rf"is in use by process {other.pid} on .* since .*; wait until it has ended, stop it"
+            ):
                 write()
         assert contents(tmp_path).keys() == {".jtrpo-lock"}
         other.kill()
@@ -475,9 +520,7 @@ def test_a_lock_of_another_host_that_is_gone_and_a_file_of_that_name(tmp_path, m
 
 @pytest.mark.skipif(not hasattr(os, "register_at_fork"), reason="processes cannot be forked here")
 def test_a_forked_child_does_not_hold_the_lock_of_its_parent(tmp_path):
-    lock, again = Lock(tmp_path), Lock(tmp_path)
-    lock.acquire()
-    code = f"""
+    code = """
 import os, pathlib, signal, sys, time
 from jtrpo.tools.lock import Lock
 lock = Lock(pathlib.Path(sys.argv[1]))
@@ -488,24 +531,22 @@ if child == 0:
 print(child, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    lock.release()
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True) if False else None
-    process = subprocess.Popen([sys.executable, "-W", "ignore", "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
-    child = int(process.stdout.readline())
-    process.wait()
-    again.acquire()  # though the child lives
-    os.kill(child, 9)
-    assert again
-    assert done is None
-    again.release()
+    command = [sys.executable, "-W", "ignore", "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        child = int(process.stdout.readline())
+        process.wait()
+        try:
+            lock = Lock(tmp_path)
+            lock.acquire()  # though the child lives
+            lock.release()
+        finally:
+            os.kill(child, signal.SIGKILL)
 
 
 # Metrics
 
 
 def test_lost_rows_are_filled_and_told_and_the_old_file_is_kept(trained, tmp_path, monkeypatch):
-    import shutil
-
     monkeypatch.setattr(module, "EVALUATION_EPISODES", 2)
     folder = tmp_path / "run"
     shutil.copytree(trained, folder)
@@ -531,7 +572,9 @@ def test_rows_are_on_the_disk_before_a_checkpoint_counts(tmp_path, monkeypatch):
     order = []
     monkeypatch.setattr(module, "EVALUATION_EPISODES", 2)
     real = os.fsync
-    monkeypatch.setattr(os, "fsync", lambda fd: (order.append(os.readlink(f"/proc/self/fd/{fd}").split("/")[-1]), real(fd)))
+    monkeypatch.setattr(
+        os, "fsync", lambda fd: (order.append(os.readlink(f"/proc/self/fd/{fd}").split("/")[-1]), real(fd))
+    )
     renamed = checkpoint_folder._put
     monkeypatch.setattr(
         checkpoint_folder, "_put", lambda writing, *rest: (order.append(f"put {rest[1]}"), renamed(writing, *rest))
@@ -573,8 +616,6 @@ def test_a_run_in_which_no_episode_ends_has_an_empty_curve_with_a_word(trained, 
 
 
 def test_a_picture_that_cannot_be_drawn_does_not_cost_the_summary(trained, tmp_path, monkeypatch):
-    import shutil
-
     monkeypatch.setattr(module, "EVALUATION_EPISODES", 2)
     shutil.copytree(trained, tmp_path / "run")
     (tmp_path / "run" / "summary.json").unlink()
@@ -597,7 +638,9 @@ def test_one_checkpoint_is_read_to_return_one(tmp_path, state, monkeypatch):
         for update, score in ((1, 1.0), (2, 9.0), (3, float("nan")), (4, None)):
             checkpoints.save(at(state, update), score)
     times = []
-    monkeypatch.setattr("jtrpo.tools.checkpoint.read", lambda path, update: (times.append(update), read(path, update))[1])
+    monkeypatch.setattr(
+        "jtrpo.tools.checkpoint.read", lambda path, update: (times.append(update), read(path, update))[1]
+    )
     assert load(tmp_path)[1].update == 2
     assert times == [2]
     for path in (tmp_path / "2" / "arrays" / "d").iterdir():
