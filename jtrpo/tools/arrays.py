@@ -53,7 +53,7 @@ def check_arrays(arrays: dict[str, Any], template: Any, owner: str, here: str) -
     if owner != "the checkpoint":
         remedy = "save states of the training that the folder is for"
     if wrong := wanted.keys() ^ arrays.keys():
-        raise ValueError(f"{owner}'s state has other parts ({', '.join(sorted(wrong)[:5])}): {remedy}")
+        raise ValueError(f"{owner} has other parts ({', '.join(sorted(wrong)[:5])}): {remedy}")
     for name, like in wanted.items():
         bits = jax.eval_shape(jax.random.key_data, like) if _is_key(like) else like
         value = arrays[name]
@@ -114,7 +114,7 @@ def sha256(content: bytes) -> str:
 
 
 def _bits(leaf: Any) -> jax.Array:
-    return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+    return jax.random.key_data(leaf) if _is_key(leaf) else leaf if hasattr(leaf, "dtype") else jnp.asarray(leaf)
 
 
 def _is_key(leaf: Any) -> bool:

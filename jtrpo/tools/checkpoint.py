@@ -226,7 +226,7 @@ class Checkpoints:
             raise ValueError(
                 f"state has a random key of {impl!r}; those of {', '.join(KEY_IMPLEMENTATIONS)} can be saved"
             )
-        check_arrays(named(state), self._template(impl), "the state", "in the training that the folder is for")
+        check_arrays(named(state), self._template(impl), "state", "in the training that the folder is for")
         return impl
 
     def _finish(self, write: Callable[[], None]) -> None:

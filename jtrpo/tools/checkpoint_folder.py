@@ -105,9 +105,9 @@ def write(directory: Path, run: dict[str, Any], arrays: dict[str, Any], *, prove
     writing = directory / f"{_UNDER_WAY}{run['update']}"
     try:
         write_arrays(writing / _ARRAYS, arrays)
+        if prove:  # which orbax wants all processes to do together, too
+            _check_same(read_arrays(writing / _ARRAYS), arrays)
         if is_lead():
-            if prove:
-                _check_same(read_arrays(writing / _ARRAYS), arrays)
             files = {path.relative_to(writing).as_posix(): sha256(path.read_bytes()) for path in _files(writing)}
             run = {**run, "files": files}
             run["digest"] = _digest(run)

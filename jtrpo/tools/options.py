@@ -169,8 +169,7 @@ def _with_settings(command: type, defaults: dict[str, Any]) -> type:
 
 
 def _attribute_texts(owner: type) -> dict[str, str]:
-    if not owner.__doc__:  # python -OO
-        return {}
-    section = inspect.cleandoc(owner.__doc__).split("Attributes:")[1].split("\n\n")[0]
+    _, _, attributes = inspect.cleandoc(owner.__doc__ or "").partition("Attributes:")  # none with python -OO
+    section = attributes.split("\n\n")[0]
     entries = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", section, re.MULTILINE)
     return {name: re.sub(r"\s+", " ", text).replace("`", "") for name, text in entries}
