@@ -13,7 +13,7 @@ import jax
 import pytest
 
 import jtrpo
-from jtrpo.tools.cli import _parse
+from jtrpo.tools.options import _parse
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 
 import jtrpo
-from jtrpo.tools import cli
+from jtrpo.tools import cli, options
 from jtrpo.training.config import Hyperparams, TrainConfig
 
 FIELDS = [field.name for field in dataclasses.fields(TrainConfig)]
@@ -56,7 +56,11 @@ def test_a_hyper_parameter_is_taken_or_refused_by_its_name(name, value):
         assert np.isfinite(np.asarray(getattr(checked, name), float)).all()
 
 
-OPTIONS = [name for name, *_ in (*cli._CONFIG_FIELDS, *cli._HYPERPARAM_FIELDS)] + ["seed", "checkpoint_every", "keep"]
+OPTIONS = [name for name, *_ in (*options.CONFIG_FIELDS, *options.HYPERPARAM_FIELDS)] + [
+    "seed",
+    "checkpoint_every",
+    "keep",
+]
 
 
 @settings(max_examples=40)

@@ -1,14 +1,18 @@
 """One tiny run, and what the tests of its folder share."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import jax
 
 import jtrpo
 from jtrpo.tools.checkpoint import Checkpoints
+from jtrpo.tools.checkpoint_folder import _digest
 
 CONFIG = jtrpo.TrainConfig("CartPole-v1", total_timesteps=24, num_envs=2, num_steps=4, hidden_sizes=(4,))
+PENDULUM = dataclasses.replace(CONFIG, env="Pendulum-v1")
+"""In which no episode ends so soon."""
 NUMBERS = jtrpo.Hyperparams()
 
 
@@ -34,3 +38,14 @@ def contents(folder: Path) -> dict[str, bytes | None]:
 
 def longer(config, updates):
     return dataclasses.replace(config, total_timesteps=updates * config.batch_size)
+
+
+def change(folder, number, **changes):
+    """Rewrite what a checkpoint says about itself, digest and all, as a stranger would."""
+    file = folder / str(number) / "jtrpo.json"
+    run = json.loads(file.read_text())
+    run["settings"] |= changes.pop("settings", {})
+    run |= changes
+    del run["digest"]
+    run["digest"] = _digest(run)
+    file.write_text(json.dumps(run))

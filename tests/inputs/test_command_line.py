@@ -20,8 +20,7 @@ from jtrpo.tools.options import parse
 from jtrpo.tools.progress import Progress
 from jtrpo.tools.run import run_training
 from jtrpo.tools.wandb import WandB
-from tests.inputs.folders import CONFIG, NUMBERS, save, start
-from tests.inputs.test_folder import PENDULUM, change
+from tests.inputs.folders import CONFIG, NUMBERS, PENDULUM, change, save, start
 
 TINY = ["--total-timesteps", "24", "--num-envs", "2", "--num-steps", "4", "--hidden-sizes", "4", "--quiet"]
 

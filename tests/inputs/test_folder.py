@@ -24,7 +24,6 @@ import jtrpo
 from jtrpo.tools import checkpoint_folder
 from jtrpo.tools import run as module
 from jtrpo.tools.checkpoint import Checkpoints, load, read, to_arrays, updates_in
-from jtrpo.tools.checkpoint_folder import _digest
 from jtrpo.tools.compare import compare_runs, read_metrics
 from jtrpo.tools.fingerprint import describe, differences, environment_name, fingerprint
 from jtrpo.tools.lock import Lock
@@ -33,7 +32,7 @@ from jtrpo.tools.report import report
 from jtrpo.tools.run import run_training
 from jtrpo.training.tuned import TUNED
 from tests import probes
-from tests.inputs.folders import CONFIG, NUMBERS, at, contents, longer, save, start
+from tests.inputs.folders import CONFIG, NUMBERS, PENDULUM, at, change, contents, longer, save, start
 
 
 @pytest.fixture(scope="module")
@@ -52,24 +51,10 @@ def trained(tmp_path_factory):
     return folder
 
 
-PENDULUM = jtrpo.TrainConfig("Pendulum-v1", total_timesteps=24, num_envs=2, num_steps=4, hidden_sizes=(4,))
-
-
 def go_on(folder, config=PENDULUM, **settings):
     with Checkpoints(folder, config, NUMBERS, 0) as checkpoints:
         restored = checkpoints.restore(settings.pop("update", None))
         return run_training(config, checkpoints=checkpoints, restored=restored, **settings)
-
-
-def change(folder, number, **changes):
-    """Rewrite what a checkpoint says about itself, digest and all, as a stranger would."""
-    file = folder / str(number) / "jtrpo.json"
-    run = json.loads(file.read_text())
-    run["settings"] |= changes.pop("settings", {})
-    run |= changes
-    del run["digest"]
-    run["digest"] = _digest(run)
-    file.write_text(json.dumps(run))
 
 
 # Paths
