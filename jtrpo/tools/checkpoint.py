@@ -338,6 +338,7 @@ def _config_of(settings: dict[str, Any], env: Any) -> TrainConfig:
         )
     try:
         config = TrainConfig(**wanted)
+        known_here = fingerprint(config)
     except (TypeError, ValueError) as error:
         what = (
             "environment cannot be made by its name; give env=..."
@@ -345,7 +346,7 @@ def _config_of(settings: dict[str, Any], env: Any) -> TrainConfig:
             else "settings cannot be used"
         )
         raise ValueError(f"the run's {what} ({error})") from error
-    spaces = {name: text for name, text in fingerprint(config).items() if name.endswith("_space")}
+    spaces = {name: known_here[name] for name in ("env.observation_space", "env.action_space")}
     if different := differences(settings, spaces):
         raise ValueError(
             f"env is not an environment for the run's policy: {_listed(different)}; give one with the same spaces"

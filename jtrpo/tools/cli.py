@@ -60,7 +60,8 @@ def main(argv: list[str] | None = None) -> None:
             _quiet_libraries()
         with _warnings_in_short():
             stopped = _act(command, typed)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # which was closed
+            sys.stdout.flush()
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         _leave(128 + signal.SIGPIPE)

@@ -654,6 +654,8 @@ def test_a_policy_takes_what_an_environment_gives_and_gives_what_it_takes(tmp_pa
     assert policy(np.zeros((0, 4)))[0].shape == (0,)
     assert isinstance(policy(jnp.asarray(observation))[0], jax.Array)
     assert jax.jit(lambda x: policy(x)[0])(observation) == action
+    with pytest.raises(TypeError, match="key must be a random key"):
+        policy(observation, key=5)
     for wrong in (np.zeros(3), np.zeros((2, 5)), 0.0, [], "left", {"a": 1}, [[0, 0], [0]], np.zeros((1, 1, 4))):
         with pytest.raises(ValueError, match=r"observation must"):
             policy(wrong)
