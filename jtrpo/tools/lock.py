@@ -1,6 +1,7 @@
 """One process at a time writes into a run's folder."""
 
 import errno
+import gc
 import json
 import os
 import socket
@@ -57,9 +58,7 @@ class Lock:
             ) from error
         self._close = weakref.finalize(self, os.close, descriptor)
         try:
-            if fcntl is None:
-                raise OSError(errno.ENOSYS, "no locks")
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(descriptor)
         except OSError as error:
             if error.errno in (errno.EAGAIN, errno.EACCES):
                 holder = _read(descriptor)
@@ -93,9 +92,19 @@ class Lock:
         if holder.get("pid") == os.getpid() and holder.get("host") == socket.gethostname():
             who, remedy = (
                 "this very process",
-                "end that run first (leave its `with Checkpoints(...)`), or choose another folder",
+                "end that run first (leave its `with Checkpoints(...)`, or restart the kernel), or choose another folder",
             )
         return f"checkpoint_dir={str(self._folder)!r} is in use by {who}; {remedy}"
+
+
+def _lock(descriptor: int) -> None:
+    if fcntl is None:
+        raise OSError(errno.ENOSYS, "no locks")
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        gc.collect()  # a run of this process, that was forgotten rather than closed, lets go
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _read(descriptor: int) -> dict[str, Any]:
