@@ -282,6 +282,9 @@ def _train(command: Any, argv: list[str]) -> signal.Signals | None:
     if command.plot is not None:
         title = f"{command.env}, seed {command.seed}"
         save_figure(lambda axes: learning_curve(run.metrics, axes).set_title(title), command.plot)
+    written = [str(path) for path in (command.plot, command.checkpoint_dir) if path is not None]
+    if written and not command.json:
+        print(f"see {' and '.join(written)}", flush=True)
     return None
 
 

@@ -166,7 +166,9 @@ def test_watch_writes_an_animation_and_names_what_is_wrong(runs, tmp_path, capsy
         assert word in capsys.readouterr().err
 
 
-def test_training_logs_to_tensorboard(tmp_path):
+def test_training_logs_to_tensorboard_and_says_what_it_wrote(tmp_path, capsys):
     pytest.importorskip("tensorboardX")
-    main(["train", "CartPole-v1", "--quiet", "--tensorboard", str(tmp_path / "events"), *TINY])
-    assert list((tmp_path / "events").iterdir())
+    events, picture = tmp_path / "events", tmp_path / "curve.png"
+    main(["train", "CartPole-v1", "--quiet", "--tensorboard", str(events), "--plot", str(picture), *TINY])
+    assert list(events.iterdir())
+    assert capsys.readouterr().out.splitlines()[-1] == f"see {picture}"
