@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from jtrpo.core.distributions import Categorical, Distribution
+from jtrpo.core.distributions import Categorical, Distribution, check_action_shape
 
 
 class MultiCategorical(NamedTuple):
@@ -34,7 +34,12 @@ class MultiCategorical(NamedTuple):
         return jnp.stack([part.sample(k) for part, k in zip(self._parts(), keys, strict=True)], axis=-1)
 
     def log_prob(self, action: Int[Array, "... K"]) -> Float[Array, "..."]:
-        """Sum over components of log p_i[action_i], in nats."""
+        """Sum over components of log p_i[action_i], in nats.
+
+        Raises:
+            ValueError: the action has another shape than ``[..., K]``, or a component as in :class:`Categorical`.
+        """
+        check_action_shape(action, (*self.logits[0].shape[:-1], len(self.logits)))
         return reduce(add, (part.log_prob(action[..., i]) for i, part in enumerate(self._parts())))
 
     def entropy(self) -> Float[Array, "..."]:

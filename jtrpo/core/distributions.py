@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol, Self, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 
@@ -63,8 +64,20 @@ class Categorical(NamedTuple):
         return jax.random.categorical(key, self.logits)
 
     def log_prob(self, action: Int[Array, "..."]) -> Float[Array, "..."]:
-        """Log p[action], in nats."""
+        """Log p[action], in nats; NaN for an action that is only known at run time to be none of ``0 .. A-1``.
+
+        Raises:
+            ValueError: the action has another shape than the batch, or is none of ``0 .. A-1``.
+        """
+        check_action_shape(action, self.logits.shape[:-1])
+        actions = self.logits.shape[-1]
+        if not isinstance(action, jax.core.Tracer):
+            known = np.asarray(action)
+            wrong = known[(known < 0) | (known >= actions)]
+            if wrong.size:
+                raise ValueError(f"action must be in 0 .. {actions - 1}, of {actions} logits; got {wrong.flat[0]}")
         index = jnp.asarray(action, jnp.int32)[..., None]
+        index = jnp.where(index < 0, actions, index)  # negative ones would count from the end
         return jnp.take_along_axis(_log_softmax(self.logits), index, axis=-1)[..., 0]
 
     def entropy(self) -> Float[Array, "..."]:
@@ -114,10 +127,9 @@ class DiagGaussian(NamedTuple):
         """Log-density -sum(z^2 / 2 + log std + log(2 pi) / 2) with z = (action - mean) / std, in nats.
 
         Raises:
-            ValueError: the action has another rank or another size than the mean.
+            ValueError: the action has another shape than the mean.
         """
-        if jnp.ndim(action) != jnp.ndim(self.mean) or jnp.shape(action)[-1:] != self.mean.shape[-1:]:
-            raise ValueError(f"action must have the mean's shape, {self.mean.shape}; got {jnp.shape(action)}")
+        check_action_shape(action, self.mean.shape)
         z = (action - self.mean) * jnp.exp(-self._log_std())
         return -jnp.sum(0.5 * jnp.square(z) + self._log_std() + _HALF_LOG_TWO_PI, axis=-1)
 
@@ -147,6 +159,17 @@ class DiagGaussian(NamedTuple):
 
 _HALF_LOG_TWO_PI = 0.9189385332046727
 _SERIES_RADIUS = 0.1
+
+
+def check_action_shape(action: Array, wanted: tuple[int, ...]) -> None:
+    """Raise unless an action has the shape that a distribution's actions have.
+
+    Raises:
+        ValueError: another shape; but where the distribution has an axis of one, it is for all of the actions along it.
+    """
+    shape = jnp.shape(action)
+    if len(shape) != len(wanted) or any(one not in (size, 1) for size, one in zip(shape, wanted, strict=True)):
+        raise ValueError(f"action must have shape {wanted}; got {shape}")
 
 
 def _log_softmax(logits: Float[Array, "... A"]) -> Float[Array, "... A"]:

@@ -1,6 +1,7 @@
 """Adapter for Gymnasium environments, which are stepped in Python on the host (``jtrpo.make_host_trainer``)."""
 
 import dataclasses
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from jaxtyping import Bool, Float, PyTree
 
-from jtrpo.envs.check import check_observations
+from jtrpo.envs.check import canonical
 
 PREFIX = "gymnasium:"
 _MODE = AutoresetMode.SAME_STEP
@@ -29,6 +30,7 @@ class HostEnvironment:
         make_evaluation: the same for evaluation; ``None`` where there is none.
         mode: how the training's environments begin their next episodes.
         num_envs: environments of a vector that is there already; ``None`` for an id.
+        lent: whether the environments to train on, and those to evaluate on, are the user's to close.
         max_episode_steps: the time limit of an id. With it, first episodes are cut at spread times (see ``staggered``).
     """
 
@@ -39,6 +41,7 @@ class HostEnvironment:
     make_evaluation: Callable[[int], VectorEnv] | None
     mode: AutoresetMode
     num_envs: int | None = None
+    lent: tuple[bool, bool] = (False, False)
     max_episode_steps: int | None = None
 
     def __repr__(self) -> str:
@@ -95,18 +98,20 @@ def from_vector(env: VectorEnv, evaluation: VectorEnv | None = None) -> HostEnvi
         _again(env) if evaluation is None else lambda num_envs: evaluation,
         autoreset_mode(env),
         env.num_envs,
+        (True, evaluation is not None),
     )
 
 
 def _again(env: VectorEnv) -> Callable[[int], VectorEnv] | None:
     if env.unwrapped is not env:  # wrappers may change what is observed
         return None
-    if env.spec is not None:
-        spec = env.spec
-        return lambda num_envs: gymnasium.make_vec(spec)
     if isinstance(env, SyncVectorEnv | AsyncVectorEnv) and isinstance(getattr(env, "env_fns", None), list | tuple):
+        # In this process, always: one that JAX already runs in should not be forked.
         functions = env.env_fns
         return lambda num_envs: SyncVectorEnv(functions, autoreset_mode=_MODE)
+    if isinstance(env.spec, gymnasium.envs.registration.EnvSpec):
+        spec = env.spec
+        return lambda num_envs: gymnasium.make_vec(spec)
     return None
 
 
@@ -160,8 +165,9 @@ class HostVector:
     def __init__(self, env: VectorEnv):
         self.env, self.mode = env, autoreset_mode(env)
         self.num_envs = env.num_envs
-        self.can_renew = self.mode is AutoresetMode.DISABLED or type(env) is SyncVectorEnv
-        self._example = batch_example(env.single_observation_space, env.num_envs)
+        self._renews_some = self.mode is AutoresetMode.DISABLED or isinstance(
+            env.unwrapped, SyncVectorEnv | AsyncVectorEnv
+        )
         self._begins = np.zeros(env.num_envs, bool)
 
     def reset(self, seed: int) -> PyTree:
@@ -170,21 +176,29 @@ class HostVector:
         Raises:
             ValueError: observations that are not of the observation space.
         """
-        observation, _ = self.env.reset(seed=seed)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "EnvPool seeds are fixed")
+            observation, _ = self.env.reset(seed=seed)
         self._begins[:] = False
-        check_observations(self.env.single_observation_space, observation, "observation at reset")
-        return self._canonical(observation)
+        return self._canonical(observation, "observation at reset")
 
     def step(self, action: PyTree) -> HostStep:
         """Act once in every environment.
 
         Raises:
-            ValueError: an episode's end in ``SAME_STEP`` mode without ``info["final_obs"]``.
+            ValueError: an episode's end in ``SAME_STEP`` mode without ``info["final_obs"]``, or numbers of another shape than one
+                for each environment.
         """
         acted = ~self._begins
-        given, reward, terminated, truncated, info = self.env.step(action)
+        given, *numbers, info = self.env.step(action)
         observation = final = self._canonical(given)
-        terminated, truncated = np.asarray(terminated, bool) & acted, np.asarray(truncated, bool) & acted
+        reward, terminated, truncated = map(np.asarray, numbers)
+        for name, value in (("reward", reward), ("terminated", terminated), ("truncated", truncated)):
+            if value.shape != acted.shape:
+                raise ValueError(
+                    f"{name} of {self.env} must have shape {acted.shape}, one number each; got {value.shape}"
+                )
+        terminated, truncated = terminated.astype(bool) & acted, truncated.astype(bool) & acted
         done = terminated | truncated
         self._begins = np.zeros_like(done)
         if self.mode is AutoresetMode.NEXT_STEP:
@@ -193,13 +207,20 @@ class HostVector:
             final = self._with_final(observation, done, info)
         elif done.any():
             final = jax.tree.map(np.copy, observation)  # the reset may write into the same memory
-            observation = self.renew(done)
-        return HostStep(observation, np.asarray(reward), terminated, truncated, final, acted)
+            observation, _ = self.renew(done)
+        return HostStep(observation, reward, terminated, truncated, final, acted)
 
-    def renew(self, which: Bool[np.ndarray, " N"]) -> PyTree:
-        """Begin new episodes in some environments; return the observations of all."""
+    def renew(self, which: Bool[np.ndarray, " N"]) -> tuple[PyTree, Bool[np.ndarray, " N"]]:
+        """Begin new episodes in some environments, or in all where the vector cannot do so in some.
+
+        Returns:
+            ``(observation, which)``, the observations of all and the environments that begin anew.
+        """
+        if not self._renews_some:
+            which = np.ones_like(which)
         self._begins = self._begins & ~which
-        return self._canonical(self.env.reset(options={"reset_mask": which})[0])
+        options = {"reset_mask": which.copy()} if self._renews_some else None
+        return self._canonical(self.env.reset(options=options)[0]), which
 
     def _with_final(self, observation: PyTree, done: Bool[np.ndarray, " N"], info: dict) -> PyTree:
         if "final_obs" not in info:
@@ -208,11 +229,12 @@ class HostVector:
             )
         final = jax.tree.map(np.copy, observation)
         for i in np.flatnonzero(done):
-            jax.tree.map(lambda into, one, i=i: into.__setitem__(i, one), final, info["final_obs"][i])
+            one = canonical(self.env.single_observation_space, info["final_obs"][i], "info['final_obs']", np)
+            jax.tree.map(lambda into, one, i=i: into.__setitem__(i, one), final, one)
         return final
 
-    def _canonical(self, observation: PyTree) -> PyTree:
-        return jax.tree.map(lambda like, x: np.asarray(x, like.dtype), self._example, observation)
+    def _canonical(self, observation: PyTree, name: str = "observation") -> PyTree:
+        return canonical(self.env.single_observation_space, observation, name, np, batch=1)
 
 
 def batch_example(space: spaces.Space, *batch: int) -> PyTree:

@@ -8,7 +8,7 @@ import numpy as np
 from gymnasium import spaces
 from jaxtyping import PRNGKeyArray, PyTree
 
-from jtrpo.envs.protocol import EnvStep
+from jtrpo.envs.protocol import EnvStep, time_limit
 
 
 class GymnaxEnvironment:
@@ -16,15 +16,28 @@ class GymnaxEnvironment:
 
     Args:
         env: gymnax environment (or wrapper) with the six-value ``step``.
-        params: its parameters; ``None``: its default ones.
+        params: its parameters; ``None``: its default ones. They may be traced, but for those that its spaces are made of.
+
+    Raises:
+        ValueError: parameters with an axis that the default ones lack, or traced ones in a space.
     """
 
     def __init__(self, env: Any, params: Any = None):
         self.env = env
         self.params = env.default_params if params is None else params
-        self.observation_space = gymnasium_space(env.observation_space(self.params))
-        self.max_episode_steps = int(self.params.max_steps_in_episode)
-        self.action_space = gymnasium_space(env.action_space(self.params))
+        _check_parameters(env, self.params)
+        self.max_episode_steps = time_limit(getattr(self.params, "max_steps_in_episode", None))
+        longest = np.iinfo(jax.dtypes.canonicalize_dtype(int)).max  # gymnax compares with it
+        if self.max_episode_steps is not None and self.max_episode_steps > longest:
+            self.params = self.params.replace(max_steps_in_episode=longest)
+        try:
+            with jax.ensure_compile_time_eval():
+                self.observation_space = gymnasium_space(env.observation_space(self.params))
+                self.action_space = gymnasium_space(env.action_space(self.params))
+        except jax.errors.JAXTypeError as error:
+            raise ValueError(
+                f"env: the spaces of {env.name} depend on parameters that are traced; trace others"
+            ) from error
 
     def __repr__(self) -> str:
         return f"GymnaxEnvironment({self.env.name})"
@@ -37,6 +50,18 @@ class GymnaxEnvironment:
         """Act once; gymnax resets by itself and hands the final observation over in ``info``."""
         observation, state, reward, terminated, truncated, info = self.env.step(key, state, action, self.params)
         return EnvStep(observation, state, reward, terminated, truncated, info["final_observation"])
+
+
+def _check_parameters(env: Any, params: Any) -> None:
+    paths = jax.tree_util.tree_leaves_with_path(params)
+    usual = jax.tree.leaves(env.default_params)
+    for (path, given), default in zip(paths, usual, strict=False):
+        if len(paths) == len(usual) and np.shape(given) != np.shape(default):
+            raise ValueError(
+                f"env: the parameter {jax.tree_util.keystr(path)[1:]} of {env.name} must have shape {np.shape(default)}; got "
+                f"{np.shape(given)}: give one set of parameters for all environments, and jax.vmap a function that makes and "
+                "trains them over others"
+            )
 
 
 def environment_ids() -> list[str]:

@@ -1,7 +1,10 @@
 """The one protocol of what can be trained on."""
 
+import math
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import jax
+import numpy as np
 from gymnasium import spaces
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
@@ -67,3 +70,10 @@ class Environment(Protocol):
     def step(self, key: PRNGKeyArray, state: PyTree, action: Any) -> EnvStep:
         """Act once."""
         ...
+
+
+def time_limit(value: Any) -> int | None:
+    """The most steps of an episode as a whole number; ``None`` for none, for infinity and for what is only known at run time."""
+    if value is None or isinstance(value, jax.core.Tracer) or np.ndim(value) or not math.isfinite(value) or value < 1:
+        return None
+    return int(value)

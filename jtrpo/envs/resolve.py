@@ -20,6 +20,11 @@ def resolve(env: Any) -> Environment | host.HostEnvironment:
         TypeError: none of these.
         ValueError: an unknown id.
     """
+    for one in env if isinstance(env, tuple) else (env,):
+        if isinstance(one, type):
+            raise TypeError(
+                f"env must be an environment, not a class; got {one.__name__}: make one, {one.__name__}(...)"
+            )
     if isinstance(env, str):
         if env.startswith(host.PREFIX):
             return host.from_id(env)

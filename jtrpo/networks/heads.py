@@ -12,7 +12,7 @@ from jtrpo.core.composite import Bernoulli, MultiCategorical, Product
 from jtrpo.core.distributions import Categorical, DiagGaussian, Distribution
 from jtrpo.core.gsde import StateDependentNoise
 from jtrpo.core.squashed import TanhGaussian
-from jtrpo.networks.torso import ACTION_MASK, mask_logits
+from jtrpo.networks.torso import ACTION_MASK, count, mask_logits
 
 BOX_DISTRIBUTIONS = ("gaussian", "state_dependent_gaussian", "tanh_gaussian", "gsde")
 """Distributions over a Box, by the names that settings use."""
@@ -48,16 +48,17 @@ class Head(nn.Module):
         if isinstance(space, spaces.Discrete):
             return Categorical(mask_logits(_last_layer(int(space.n))(features), mask))
         if isinstance(space, spaces.MultiDiscrete):
-            sizes = [int(n) for n in space.nvec]
+            sizes = [int(n) for n in space.nvec.flat]
             logits = mask_logits(_last_layer(sum(sizes))(features), mask)
             return MultiCategorical(tuple(jnp.split(logits, np.cumsum(sizes)[:-1].tolist(), axis=-1)))
         if isinstance(space, spaces.MultiBinary):
-            return Bernoulli(mask_logits(_last_layer(int(np.prod(space.shape)))(features), mask))
-        return self._box(int(np.prod(space.shape or ())), features)
+            logits = _last_layer(count(space))(features)
+            return Bernoulli(mask_logits(logits, None if mask is None else jnp.reshape(mask, logits.shape)))
+        return self._box(count(space), features)
 
     def _child(self, space: spaces.Space, features: Array, mask: PyTree | None, name: Any) -> Distribution:
         head = Head(space, self.box_distribution, self.initial_log_std, name=f"head_{name}")
-        return head(features, None if mask is None else mask[name])
+        return head(features, _of_part(mask, name))
 
     def _box(self, size: int, features: Float[Array, "... H"]) -> Distribution:
         mean = _last_layer(size)(features)
@@ -74,38 +75,57 @@ class Head(nn.Module):
 
 
 def check_action_space(space: spaces.Space, observation_space: spaces.Space) -> None:
-    """Raise where no distribution fits the action space, or where the environment's mask does not fit it.
+    """Raise where there is nothing to choose, or where the environment's mask does not fit the action space.
 
     Raises:
-        TypeError: a space that is not Discrete, Box, MultiDiscrete, MultiBinary, or a Dict or Tuple of them.
-        ValueError: an ``action_mask`` of the wrong shape.
+        ValueError: a part without a number, or an ``action_mask`` of the wrong shape.
     """
     masks = observation_space.spaces if isinstance(observation_space, spaces.Dict) else {}
-    _check(space, masks.get(ACTION_MASK), "action space")
+    _check(space, masks.get(ACTION_MASK), "action_space")
 
 
 def _check(space: spaces.Space, mask: Any, where: str) -> None:
+    if count(space) == 0:
+        raise ValueError(f"{where} {space} has nothing to choose: leave it out, or give it a number at least")
     if isinstance(space, spaces.Dict | spaces.Tuple):
-        children: Any = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
-        for name, child in children:
-            _check(child, None if mask is None else mask[name], f"{where}[{name!r}]")
+        children: Any = dict(space.spaces if isinstance(space, spaces.Dict) else enumerate(space.spaces))
+        masked = _names(mask)
+        if masked is None or not masked <= set(children):
+            raise ValueError(
+                f"action_mask of the {where} must be a Dict or Tuple of masks for some of its parts, {list(children)}; got {mask}"
+            )
+        for name, child in children.items():
+            _check(child, _of_part(mask, name), f"{where}[{name!r}]")
         return
     if isinstance(space, spaces.Discrete):
         wanted: tuple[int, ...] | None = (int(space.n),)
-    elif isinstance(space, spaces.MultiDiscrete) and space.nvec.ndim == 1:
+    elif isinstance(space, spaces.MultiDiscrete):
         wanted = (int(space.nvec.sum()),)
-    elif isinstance(space, spaces.MultiBinary) and len(space.shape) == 1:
-        wanted = space.shape
-    elif isinstance(space, spaces.Box):
-        wanted = None
     else:
-        raise TypeError(
-            f"{where} {space} is not supported; give Discrete, Box, MultiDiscrete or MultiBinary of one axis, or a Dict or "
-            "Tuple of them"
-        )
-    if mask is not None and mask.shape != wanted:
+        wanted = space.shape if isinstance(space, spaces.MultiBinary) else None
+    if mask is not None and (wanted is None or mask.shape != wanted):
         hint = f"must have shape {wanted}" if wanted else "cannot mask a Box"
         raise ValueError(f"action_mask of the {where} {space} {hint}; got {mask}")
+
+
+def _names(mask: spaces.Space | None) -> set | None:
+    """Parts of an action that a mask names; ``None`` for a mask without parts."""
+    if mask is None:
+        return set()
+    if isinstance(mask, spaces.Dict):
+        return set(mask.spaces)
+    return set(range(len(mask.spaces))) if isinstance(mask, spaces.Tuple) else None
+
+
+def _of_part(mask: Any, name: Any) -> Any:
+    """The mask (or its space) of one part of a Dict or Tuple of actions; ``None`` where that part has none, or an empty one."""
+    if mask is None:
+        return None
+    each = getattr(mask, "spaces", mask)
+    each = each if isinstance(each, dict) else dict(enumerate(each))
+    part = each.get(name)
+    nothing = isinstance(part, dict | tuple | spaces.Dict | spaces.Tuple) and not len(part)
+    return None if nothing else part
 
 
 def _last_layer(size: int, bias: float = 0.0) -> nn.Dense:

@@ -1,5 +1,6 @@
 """From an observation to features: encoders chosen by the observation space, then dense layers."""
 
+import math
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -22,9 +23,22 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 """Activations by the names that settings use."""
 
 
+SMALLEST_IMAGE = 5
+"""Pixels of a side that two convolutions of 3x3 leave one of."""
+
+
 def is_image(space: spaces.Space) -> bool:
-    """Whether a space holds images ``[H, W, C]`` large enough to convolve."""
-    return isinstance(space, spaces.Box) and len(space.shape) == 3 and min(space.shape[:2]) >= 3
+    """Whether a space holds images, ``[H, W, C]`` or :func:`channels_first`, that are large enough to convolve."""
+    large = isinstance(space, spaces.Box) and len(space.shape) == 3 and min(space.shape[:2]) >= SMALLEST_IMAGE
+    return large or channels_first(space)
+
+
+def channels_first(space: spaces.Space) -> bool:
+    """Whether a space holds images ``[C, H, W]``: fewer channels than pixels, and square or of no more than four channels."""
+    if not isinstance(space, spaces.Box) or len(space.shape) != 3:
+        return False
+    channels, height, width = space.shape
+    return channels < min(height, width) >= SMALLEST_IMAGE and (height == width or channels <= 4)
 
 
 def action_mask(space: spaces.Space, observation: PyTree) -> PyTree | None:
@@ -34,31 +48,40 @@ def action_mask(space: spaces.Space, observation: PyTree) -> PyTree | None:
 
 def numeric(space: spaces.Space) -> PyTree:
     """Pytree like an observation that tells which leaves are measurements to centre and scale: boxes other than images."""
+    if isinstance(space, spaces.Dict) and ACTION_MASK in space.spaces:
+        mask = jax.tree.map(lambda _: False, numeric(space.spaces[ACTION_MASK]))
+        return {**numeric(_without_mask(space)), ACTION_MASK: mask}
     if isinstance(space, spaces.Dict):
-        return {
-            name: jax.tree.map(lambda _: False, numeric(child)) if name == ACTION_MASK else numeric(child)
-            for name, child in space.spaces.items()
-        }
+        return {name: numeric(child) for name, child in space.spaces.items()}
     if isinstance(space, spaces.Tuple):
         return tuple(numeric(child) for child in space.spaces)
     return isinstance(space, spaces.Box) and not is_image(space)
 
 
+def _without_mask(space: spaces.Space) -> spaces.Space:
+    if not isinstance(space, spaces.Dict):
+        return space
+    return spaces.Dict([(name, child) for name, child in space.spaces.items() if name != ACTION_MASK])  # in their order
+
+
 def check_observation_space(space: spaces.Space) -> None:
-    """Raise ``TypeError`` where no network fits the space.
+    """Raise where there is nothing to see.
 
     Raises:
-        TypeError: a space that is not a Box, Discrete, MultiDiscrete, MultiBinary, or a Dict or Tuple of them.
+        ValueError: no number in the space, or none but the mask of legal actions.
     """
-    if isinstance(space, spaces.Dict | spaces.Tuple):
-        children = space.spaces.values() if isinstance(space, spaces.Dict) else space.spaces
-        for child in children:
-            check_observation_space(child)
-    elif not isinstance(space, spaces.Box | spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
-        raise TypeError(
-            f"observation space {space} is not supported; give Box, Discrete, MultiDiscrete, MultiBinary, or a Dict or Tuple "
-            "of them"
+    if count(_without_mask(space)) == 0:
+        raise ValueError(
+            f"observation_space {space} has nothing for a network to see; where there is nothing to tell, give a constant: "
+            "spaces.Box(0.0, 1.0, (1,)), say"
         )
+
+
+def count(space: spaces.Space) -> int:
+    """How many numbers the elements of a space have."""
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        return sum(map(count, space.spaces.values() if isinstance(space, spaces.Dict) else space.spaces))
+    return math.prod(space.shape or ())
 
 
 def patches(image: Float[Array, "... H W C"], stride: int) -> Float[Array, "... h w 9C"]:
@@ -124,24 +147,29 @@ class Torso(nn.Module):
 
     @nn.compact
     def __call__(self, observation: PyTree) -> Float[Array, "... H"]:
-        features = jnp.concatenate(self._encode(self.observation_space, observation), axis=-1)
+        seen = _without_mask(self.observation_space)
+        features = jnp.concatenate(self._encode(seen, observation), axis=-1)
         return MLP(self.hidden_sizes, self.activation)(features)
 
     def _encode(self, space: spaces.Space, observation: PyTree) -> list[Float[Array, "... F"]]:
         if isinstance(space, spaces.Dict):
-            children = [(child, observation[name]) for name, child in space.spaces.items() if name != ACTION_MASK]
+            children = [(child, observation[name]) for name, child in space.spaces.items()]
             return [features for pair in children for features in self._encode(*pair)]
         if isinstance(space, spaces.Tuple):
             parts = zip(space.spaces, observation, strict=True)
             return [features for pair in parts for features in self._encode(*pair)]
         if isinstance(space, spaces.Discrete):
-            return [jax.nn.one_hot(observation - int(space.start), int(space.n))]
+            return [jax.nn.one_hot(jnp.asarray(observation, int) - int(space.start), int(space.n))]
+        flat = jnp.reshape(observation, (*observation.shape[: observation.ndim - len(space.shape or ())], -1))
         if isinstance(space, spaces.MultiDiscrete):
-            return [jax.nn.one_hot(observation[..., i], int(n)) for i, n in enumerate(space.nvec)]
-        values = jnp.asarray(observation, float)
-        if is_image(space):
-            return [CNN()(values / 255.0 if space.dtype == np.uint8 else values)]
-        return [jnp.reshape(values, (*values.shape[: values.ndim - len(space.shape or ())], -1))]
+            pairs = zip(space.start.flat, space.nvec.flat, strict=True)
+            flat = jnp.asarray(flat, int)
+            return [jax.nn.one_hot(flat[..., i] - int(start), int(n)) for i, (start, n) in enumerate(pairs)]
+        if not is_image(space):
+            return [jnp.asarray(flat, float)]
+        image = jnp.asarray(observation, float)
+        image = jnp.moveaxis(image, -3, -1) if channels_first(space) else image
+        return [CNN()(image / 255.0 if space.dtype == np.uint8 else image)]
 
 
 def mask_logits(logits: Float[Array, "... A"], mask: Bool[Array, "... A"] | None) -> Float[Array, "... A"]:

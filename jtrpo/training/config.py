@@ -11,8 +11,10 @@ from gymnasium import spaces
 from jaxtyping import Array, Float, Int
 
 from jtrpo.core.check import check_choice, check_count, check_number, check_static
+from jtrpo.envs.actions import stretched
+from jtrpo.envs.check import check_space
 from jtrpo.envs.gymnasium import HostEnvironment
-from jtrpo.envs.protocol import Environment
+from jtrpo.envs.protocol import Environment, time_limit
 from jtrpo.envs.resolve import resolve
 from jtrpo.networks.heads import BOX_DISTRIBUTIONS, check_action_space
 from jtrpo.networks.recurrent import CELLS
@@ -236,8 +238,12 @@ class TrainConfig:
         ):
             check_number(name, getattr(self, name), scalar=True, **bounds)
             object.__setattr__(self, name, float(getattr(self, name)))
+        check_space(self.environment.observation_space, "observation_space")
+        check_space(self.environment.action_space, "action_space")
+        check_observation_space(self.environment.observation_space)
+        check_action_space(self.environment.action_space, self.environment.observation_space)
         for box in _boxes(self.environment.action_space):
-            if self.squash and not box.is_bounded():
+            if self.squash and not stretched(box).all():
                 raise ValueError(
                     f"box_distribution='tanh_gaussian' squashes actions into bounds, which the action space {box} lacks; give "
                     "'gaussian' or 'gsde'"
@@ -257,8 +263,6 @@ class TrainConfig:
         given = self.environment.num_envs if isinstance(self.environment, HostEnvironment) else None
         if given is not None and given != self.num_envs:
             raise ValueError(f"num_envs must be that of the vector environment, {given}; got {self.num_envs}")
-        check_observation_space(self.environment.observation_space)
-        check_action_space(self.environment.action_space, self.environment.observation_space)
         if self.sampling == "vine":
             self._check_vine()
         if self.mesh is not None:
@@ -332,7 +336,7 @@ class TrainConfig:
                 f"vine_states must be at most the states of a collection, {trunk}; got {self.vine_states:,}: lower it, or "
                 "collect more"
             )
-        limit = getattr(self.environment, "max_episode_steps", None)
+        limit = time_limit(getattr(self.environment, "max_episode_steps", None))
         if limit is not None and self.vine_length > limit:
             raise ValueError(
                 f"vine_length must be at most the environment's limit of {limit:,} steps an episode; got {self.vine_length:,}"

@@ -38,12 +38,14 @@ class HostTrainer(NamedTuple):
         evaluate: ``(state, key, num_episodes=128, *, deterministic=True) -> returns``, undiscounted, ``[num_episodes]``, in
             environments of its own.
         compile: ``() -> Metrics``: compile what ``step`` and ``evaluate`` call; return metrics that say nothing but their types.
+        close: ``() -> None``: close the environments that the trainer made; those that it was given are their owner's.
     """
 
     init: Callable[..., TrainState]
     step: Callable[[TrainState], tuple[TrainState, Metrics]]
     evaluate: Callable[..., Float[np.ndarray, " num_episodes"]]
     compile: Callable[[], Metrics]
+    close: Callable[[], None]
 
 
 def trainer_for(config: TrainConfig) -> Trainer | HostTrainer:
@@ -81,7 +83,8 @@ def make_host_trainer(config: TrainConfig) -> HostTrainer:
     agent, learner = make_agent(config), make_learner(config)
     hold_noise = config.gsde_interval if config.box_distribution == "gsde" else 1
     learn = jax.jit(learner.learn)
-    training, evaluation = LiveEnvironments(environment.make), LiveEnvironments(environment.make_evaluation)
+    makers = (environment.make, environment.make_evaluation)
+    training, evaluation = (LiveEnvironments(*each) for each in zip(makers, environment.lent, strict=True))
 
     to_environment = partial(environment_action, environment.action_space, squash=config.squash)
 
@@ -168,7 +171,11 @@ def make_host_trainer(config: TrainConfig) -> HostTrainer:
             act(_acting(state), observation, state.env_state.memory, state.key, 0, deterministic=deterministic)
         return learn(state, empty_trajectory(state), Episodes(config.num_envs).summary())[1]
 
-    return HostTrainer(init, step, evaluate, compile)
+    def close() -> None:
+        training.close()
+        evaluation.close()
+
+    return HostTrainer(init, step, evaluate, compile, close)
 
 
 def check_evaluation(environment: HostEnvironment) -> None:
@@ -189,6 +196,7 @@ class LiveEnvironments:
 
     Args:
         make: ``(num_envs) -> VectorEnv``, called when they are needed.
+        lent: whether they are another's to close.
 
     Attributes:
         vector: the environments.
@@ -196,21 +204,40 @@ class LiveEnvironments:
         episodes: those under way.
     """
 
-    vector: HostVector
+    vector: HostVector | None
     observation: PyTree
     episodes: "Episodes"
 
-    def __init__(self, make: Callable[[int], VectorEnv] | None):
-        self._make = make
+    def __init__(self, make: Callable[[int], VectorEnv] | None, lent: bool = False):
+        self._make, self._lent, self.vector = make, lent, None
         self._owner: np.ndarray | None = None
 
     def begin(self, key: PRNGKeyArray, num_envs: int) -> None:
         """Begin an episode in every environment; the key is consumed."""
-        if not hasattr(self, "vector"):
+        if self.vector is None:
             assert self._make is not None
             self.vector = HostVector(self._make(num_envs))
         self.observation = self.vector.reset(int(jax.random.randint(key, (), 0, 2**30)))
         self.episodes = Episodes(self.vector.num_envs)
+
+    def step(self, action: PyTree) -> HostStep:
+        """Act once in every environment."""
+        assert self.vector is not None
+        result = self.vector.step(action)
+        self.observation = result.observation
+        return result
+
+    def renew(self, which: Bool[np.ndarray, " N"]) -> Bool[np.ndarray, " N"]:
+        """Begin new episodes in some environments; return in which they really begin."""
+        assert self.vector is not None
+        self.observation, which = self.vector.renew(which)
+        return which
+
+    def close(self) -> None:
+        """Close what was made here; it is made again when it is needed."""
+        if self.vector is not None and not self._lent:
+            self.vector.env.close()
+        self.vector = self._owner = None
 
     def give_to(self, state: TrainState) -> None:
         """Stand where this state left them."""
@@ -272,8 +299,7 @@ def collect_on_host(
         action, log_prob, to_environment, memory = act(observation=live.observation, memory=memory, step=step)
         action, log_prob, to_environment = jax.device_get((action, log_prob, to_environment))
         before = jax.tree.map(np.copy, live.observation)  # an environment may write into the same memory
-        result = live.vector.step(to_environment)
-        live.observation = result.observation
+        result = live.step(to_environment)
         live.episodes.add(result)
         done = result.terminated | result.truncated
         memory = _forget(memory, done | ~result.acted, (before, action, log_prob))
@@ -284,16 +310,15 @@ def collect_on_host(
         _write(trajectory, row, sample, record)
         row[sample] += 1
         step += bool(result.acted.any())
-    if live.vector.can_renew:
-        cut = ~np.asarray(finite(live.observation, (num_envs,)))
-        if max_episode_steps is not None and num_steps < max_episode_steps:
-            cut |= np.asarray(staggered(trajectory, jnp.int32(update), max_episode_steps))
-        cut &= ~np.asarray(trajectory.done[-1])
-        if cut.any():
-            live.observation = live.vector.renew(cut)
-            live.episodes.forget(cut)
-            memory = _forget(memory, cut)
-            np.asarray(trajectory.truncated)[-1] |= cut  # in place: these are NumPy's
+    cut = ~np.asarray(finite(live.observation, (num_envs,)))
+    if max_episode_steps is not None and num_steps < max_episode_steps:
+        cut |= np.asarray(staggered(trajectory, jnp.int32(update), max_episode_steps))
+    cut &= ~np.asarray(trajectory.done[-1])
+    if cut.any():
+        cut = live.renew(cut)
+        live.episodes.forget(cut)
+        memory = _forget(memory, cut)
+        np.asarray(trajectory.truncated)[-1] |= cut & ~np.asarray(trajectory.done[-1])  # in place: these are NumPy's
     return trajectory, live.episodes.summary(), memory, unseen_end
 
 
@@ -320,15 +345,14 @@ def play_on_host(
     Source: Stable-Baselines3's ``evaluate_policy``,
     https://github.com/DLR-RM/stable-baselines3/blob/master/stable_baselines3/common/evaluation.py.
     """
-    num_envs = live.vector.num_envs
+    num_envs = len(live.episodes.returns)
     wanted = (num_episodes + np.arange(num_envs)) // num_envs
     played: list[list[float]] = [[] for _ in range(num_envs)]
     total, length = np.zeros(num_envs), np.zeros(num_envs, int)
     memory, step = empty_memory(num_envs), 0
     while any(len(returns) < most for returns, most in zip(played, wanted, strict=True)):
         *_, to_environment, memory = act(observation=live.observation, memory=memory, step=step)
-        result = live.vector.step(jax.device_get(to_environment))
-        live.observation = result.observation
+        result = live.step(jax.device_get(to_environment))
         total += np.where(result.acted, result.reward, 0.0)
         length += result.acted
         done = result.terminated | result.truncated
@@ -336,10 +360,9 @@ def play_on_host(
         for env in np.flatnonzero(done | endless):
             if len(played[env]) < wanted[env]:
                 played[env].append(float(total[env]))
-        if endless.any():
-            live.observation = live.vector.renew(endless)
-        total[done | endless], length[done | endless] = 0.0, 0
-        memory = _forget(memory, done | endless | ~result.acted)
+        begun = done | (live.renew(endless) if endless.any() else endless)
+        total[begun], length[begun] = 0.0, 0
+        memory = _forget(memory, begun | ~result.acted)
         step += 1
     return np.array([each for returns in played for each in returns], jax.dtypes.canonicalize_dtype(float))
 

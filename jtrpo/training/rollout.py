@@ -5,12 +5,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from jtrpo.core.distributions import Distribution
 from jtrpo.envs.actions import environment_action
-from jtrpo.envs.check import check_observations, check_step
-from jtrpo.envs.protocol import Environment
+from jtrpo.envs.check import check_reset, check_step
+from jtrpo.envs.protocol import Environment, EnvStep
 
 Actor = Callable[[PyTree, PyTree], tuple[Distribution, PyTree]]
 """A policy at fixed parameters and statistics: raw observations ``[N, ...]`` and memory to a distribution and memory."""
@@ -87,8 +88,11 @@ class EpisodeSummary(NamedTuple):
 
 def reset(environment: Environment, key: PRNGKeyArray, num_envs: int, memory: PyTree = ()) -> RolloutState:
     """Begin ``num_envs`` episodes with an empty ``memory``; the key is consumed."""
-    observation, env_state = jax.vmap(environment.reset)(jax.random.split(key, num_envs))
-    check_observations(environment.observation_space, observation, "observation at reset")
+
+    def begin(key: PRNGKeyArray) -> tuple[PyTree, PyTree]:
+        return check_reset(environment.observation_space, environment.reset(key))
+
+    observation, env_state = jax.vmap(begin)(jax.random.split(key, num_envs))
     zeros = jnp.zeros((num_envs,))
     return strong(RolloutState(env_state, observation, zeros, zeros.astype(jnp.int32), memory))
 
@@ -166,18 +170,12 @@ def act(
     Returns:
         ``(state, record)``, the record without a time axis.
     """
-    result = jax.vmap(environment.step)(
-        jax.random.split(key, state.episode_length.shape[0]),
-        state.env_state,
-        environment_action(environment.action_space, action, squash),
-    )
-    check_step(environment.observation_space, result)
-    reward = jnp.asarray(result.reward, float)
+    result = _step(environment, state.env_state, state.observation, action, key, squash)
     done = result.terminated | result.truncated
     following = RolloutState(
         result.state,
         result.observation,
-        jnp.where(done, 0.0, state.episode_return + reward),
+        jnp.where(done, 0.0, state.episode_return + result.reward),
         jnp.where(done, 0, state.episode_length + 1),
         forget(memory, done | ~finite((state.observation, action, log_prob), done.shape)),
     )
@@ -185,12 +183,24 @@ def act(
         observation=state.observation,
         action=action,
         log_prob=log_prob,
-        reward=reward,
+        reward=result.reward,
         terminated=result.terminated,
         truncated=result.truncated,
         final_observation=result.final_observation,
     )
     return strong(following), record
+
+
+def _step(
+    environment: Environment, state: PyTree, observation: PyTree, action: PyTree, key: PRNGKeyArray, squash: bool
+) -> EnvStep:
+    def one(key: PRNGKeyArray, state: PyTree, observation: PyTree, action: PyTree) -> EnvStep:
+        result = environment.step(key, state, action)
+        return check_step(environment.observation_space, state, observation, result)
+
+    action = environment_action(environment.action_space, action, squash)
+    keys = jax.random.split(key, jax.tree.leaves(action)[0].shape[0])
+    return jax.vmap(one)(keys, state, observation, action)
 
 
 def discounted_returns(
@@ -230,7 +240,11 @@ def staggered(trajectory: Trajectory, update: Int[Array, ""], max_episode_steps:
         max_episode_steps: the time limit.
     """
     num_steps, num_envs = trajectory.reward.shape
-    return (jnp.arange(num_envs) * max_episode_steps) // (num_envs * num_steps) == update + 1
+    # Before anything is traced, and with the whole and the rest apart: the products may be beyond 32 bits, and beyond 64.
+    whole, rest = divmod(max_episode_steps, num_envs * num_steps)
+    env, never = np.arange(num_envs), np.iinfo(np.int32).max
+    first = env * min(whole, never) + env * rest // (num_envs * num_steps)
+    return jnp.asarray(np.minimum(first, never), jnp.int32) == update + 1
 
 
 def broken(state: RolloutState) -> Bool[Array, " N"]:
@@ -293,7 +307,7 @@ def _add_finished(totals: tuple, done: Array, episode_return: Array, episode_len
 def _summarize(totals: tuple) -> EpisodeSummary:
     count, return_sum, return_min, return_max, length_sum = totals
     finished = jnp.sum(count)
-    mean = lambda total: jnp.where(finished > 0, jnp.sum(total) / jnp.maximum(finished, 1), jnp.nan)  # noqa: E731
+    mean = lambda total: jnp.where(finished > 0, jnp.sum(total, dtype=float) / jnp.maximum(finished, 1), jnp.nan)  # noqa: E731
     some = lambda extreme: jnp.where(finished > 0, extreme, jnp.nan)  # noqa: E731
     return EpisodeSummary(
         finished=finished,
@@ -335,8 +349,7 @@ def play_episodes(
         step, env_state, observation, memory, key, alive, total = carry
         key, action_key, env_key = jax.random.split(key, 3)
         action, memory = actor(observation, memory, action_key)
-        action = environment_action(environment.action_space, action, squash)
-        result = jax.vmap(environment.step)(jax.random.split(env_key, num_episodes), env_state, action)
+        result = _step(environment, env_state, observation, action, env_key, squash)
         total = total + jnp.where(alive, result.reward, 0.0)
         alive = alive & ~(result.terminated | result.truncated)
         return step + 1, *strong((result.state, result.observation, memory)), key, alive, total

@@ -16,6 +16,7 @@ from jtrpo.core.objective import Objective, likelihood_ratio, mean_kl
 from jtrpo.core.trpo import TRPOInfo, trpo_update
 from jtrpo.core.vine import all_actions_objective, log_prob_of_each, self_normalized_objective
 from jtrpo.envs.gymnasium import HostEnvironment
+from jtrpo.envs.protocol import time_limit
 from jtrpo.networks.torso import numeric
 from jtrpo.training.agent import Agent, make_agent
 from jtrpo.training.config import Hyperparams, TrainConfig, as_arrays
@@ -458,7 +459,7 @@ def _build(config: TrainConfig) -> tuple[Trainer, Callable[[TrainState], Traject
             f"{environment} is stepped in Python and cannot be part of a compiled program: use jtrpo.make_host_trainer(config) "
             "instead of make_train or make_trainer"
         )
-    max_episode_steps = getattr(environment, "max_episode_steps", None)
+    max_episode_steps = time_limit(getattr(environment, "max_episode_steps", None))
     agent, learner = make_agent(config), make_learner(config)
     hold_noise = _hold_noise(config)
     learn, mesh = learner.learn, config.mesh

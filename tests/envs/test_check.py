@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,6 +7,7 @@ import pytest
 from gymnasium import spaces
 
 import jtrpo
+from jtrpo.envs.check import canonical
 from tests import probes
 
 
@@ -50,14 +53,13 @@ def test_an_environment_that_does_not_keep_its_word_is_named(env, error, message
 
 
 def test_dictionaries_and_tuples_are_looked_into():
-    from jtrpo.envs.check import check_observations
-
     good = {"a": jnp.zeros((4, 2)), "b": jnp.zeros((4,), int)}
-    check_observations(PAIR, good, "observation")
-    check_observations(spaces.Tuple([PAIR, probes.DISCRETE]), (good, jnp.zeros(4)), "observation")
+    checked = partial(canonical, name="observation", batch=1)
+    assert checked(PAIR, good)["b"] is not None
+    assert len(checked(spaces.Tuple([PAIR, probes.DISCRETE]), (good, jnp.zeros(4)))) == 2
     with pytest.raises(ValueError, match=r"observation\['a'\] has shape \(3,\)"):
-        check_observations(PAIR, {**good, "a": jnp.zeros((4, 3))}, "observation")
+        checked(PAIR, {**good, "a": jnp.zeros((4, 3))})
     with pytest.raises(ValueError, match=r"got \['a'\]"):
-        check_observations(PAIR, {"a": good["a"]}, "observation")
+        checked(PAIR, {"a": good["a"]})
     with pytest.raises(ValueError, match=r"must be a tuple of \[0, 1\]"):
-        check_observations(spaces.Tuple([PAIR, probes.DISCRETE]), good, "observation")
+        checked(spaces.Tuple([PAIR, probes.DISCRETE]), good)
