@@ -44,13 +44,14 @@ def moments(
     rows = jax.tree.map(lambda mean, x: jnp.reshape(x, (-1, *mean.shape)), like.mean, samples)
     counts = jnp.reshape(valid, (-1,))
 
-    def total(x: Array) -> Array:
+    def total(x: Array, mean: Array) -> Array:
         mask = jnp.reshape(counts, (-1, *[1] * (x.ndim - 1)))
-        return jnp.sum(jnp.where(mask, x, jnp.zeros_like(x)), axis=0, dtype=jnp.result_type(x, float))
+        wide = jnp.promote_types(x.dtype, mean.dtype)  # sums of 16 bits would overflow
+        return jnp.sum(jnp.where(mask, x, jnp.zeros_like(x)), axis=0, dtype=wide)
 
-    number, sums = sum_over((jnp.sum(counts, dtype=float), jax.tree.map(total, rows)), axis_name)
+    number, sums = sum_over((jnp.sum(counts, dtype=float), jax.tree.map(total, rows, like.mean)), axis_name)
     mean = jax.tree.map(lambda x: x / jnp.maximum(number, 1.0), sums)
-    squares = jax.tree.map(lambda x, mean: total(jnp.square(x - mean[None])), rows, mean)
+    squares = jax.tree.map(lambda x, mean: total(jnp.square(x - mean[None]), mean), rows, mean)
     return RunningStatistics(number, mean, sum_over(squares, axis_name))
 
 

@@ -90,3 +90,9 @@ def test_a_prior_is_forgotten_at_once_even_by_tiny_numbers():
     prior = init_statistics(jnp.zeros(1), samples=1e-12)
     np.testing.assert_array_equal(normalize(prior, x), x)
     np.testing.assert_allclose(standard_deviation(update_statistics(prior, x)), x.std(axis=0), rtol=1e-2)
+
+
+def test_numbers_of_16_bits_are_summed_in_more():
+    samples = jnp.array([-2e4, -2e4, 2e4, 2e4], jnp.float16)
+    statistics = update_statistics(init_statistics(samples[0]), samples)
+    assert (float(statistics.mean), float(statistics.m2)) == (0.0, 1.6e9)
