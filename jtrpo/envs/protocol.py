@@ -33,9 +33,10 @@ class EnvStep(NamedTuple):
 class Environment(Protocol):
     """A pure, jittable environment. One environment, without a batch axis: the trainer maps it over many.
 
-    The state is any pytree of arrays and holds everything that the next step needs; shapes and dtypes never change. An
-    environment resets itself where an episode ends, and says which end it was: see :class:`EnvStep`. A bounded Box of actions
-    is stretched from the policy's [-1, 1] and clipped, so that ``step`` gets actions within bounds. Keys are consumed.
+    The state is any pytree of arrays and holds everything that the next step needs; shapes and dtypes never change. For a Dict,
+    the observation is any mapping, NamedTuple or dataclass of its names. An environment resets itself where an episode ends, and
+    says which end it was: see :class:`EnvStep`. A bounded Box of actions is stretched from the policy's [-1, 1] and clipped, so
+    that ``step`` gets actions within bounds. Keys are consumed.
 
     Attributes:
         observation_space: of ``gymnasium.spaces``; a dictionary's ``"action_mask"`` holds the legal actions.

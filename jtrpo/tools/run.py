@@ -139,6 +139,8 @@ def run_training(
 
     update = int(state.update)
     returns = score(state) if update == last else None
+    if isinstance(trainer, HostTrainer):
+        trainer.close()
     if checkpoints is not None and update != saved:
         checkpoints.save(state, None if returns is None else float(returns.mean()))
         checkpoints.wait()

@@ -11,7 +11,6 @@ import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from gymnasium import spaces
 from hypothesis import strategies as st
 
@@ -20,9 +19,42 @@ from jtrpo.envs.actions import environment_action
 from jtrpo.envs.check import canonical
 from jtrpo.networks.torso import Torso
 
-KINDS = [np.float16, np.float32, np.float64, np.int8, np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.int64, np.uint64, bool]
+KINDS = [
+    np.float16,
+    np.float32,
+    np.float64,
+    np.int8,
+    np.uint8,
+    np.int16,
+    np.uint16,
+    np.int32,
+    np.uint32,
+    np.int64,
+    np.uint64,
+    bool,
+]
 SHAPES = [(), (1,), (3,), (2, 2), (0,), (4, 4, 2), (3, 6, 6), (6, 5, 2)]
-NUMBERS = [-np.inf, -1e300, -1e30, -40000, -129, -5, -1, -0.1, 0, 0.1, 1, 7, 100, 255, 40000, 2**31, 1e30, 1e300, np.inf]
+NUMBERS = [
+    -np.inf,
+    -1e300,
+    -1e30,
+    -40000,
+    -129,
+    -5,
+    -1,
+    -0.1,
+    0,
+    0.1,
+    1,
+    7,
+    100,
+    255,
+    40000,
+    2**31,
+    1e30,
+    1e300,
+    np.inf,
+]
 NAMES = ["a", "b c", "x/y", "", "é", "action_mask", "0"]
 SEEN = 4
 POOL = {"num_envs": 2, "num_steps": 2, "hidden_sizes": (4,), "critic_epochs": 1, "critic_minibatches": 1}
@@ -51,7 +83,9 @@ counts = st.integers(1, 4)
 starts = st.sampled_from([0, 0, 1, -1, 25, -(2**31), 2**31 - 2, 2**40])
 discretes = st.one_of(
     st.builds(lambda n, start: spaces.Discrete(n, start=start), counts, starts),
-    st.builds(lambda n, start, kind: spaces.Discrete(n, start=start, dtype=kind), counts, counts, st.sampled_from([np.uint8, np.int16])),
+    st.builds(
+        lambda n, start, kind: spaces.Discrete(n, None, start, kind), counts, counts, st.sampled_from(["u1", "i2"])
+    ),
 )
 multi_discretes = st.builds(
     lambda sizes, start, wide: spaces.MultiDiscrete(
@@ -62,7 +96,9 @@ multi_discretes = st.builds(
     st.booleans(),
 )
 binaries = st.sampled_from([1, 3, (2, 2), (1, 3)]).map(spaces.MultiBinary)
-others = st.sampled_from([spaces.Text(3), spaces.Sequence(spaces.Discrete(2)), spaces.Graph(spaces.Discrete(2), None), "Box", None])
+others = st.sampled_from(
+    [spaces.Text(3), spaces.Sequence(spaces.Discrete(2)), spaces.Graph(spaces.Discrete(2), None), "Box", None]
+)
 leaves = st.one_of(boxes(), boxes(), discretes, multi_discretes, binaries)
 
 
@@ -71,7 +107,9 @@ def nested(children):
     return st.one_of(st.lists(children, max_size=3).map(spaces.Tuple), some.map(spaces.Dict))
 
 
-drawn = st.one_of(st.recursive(leaves, nested, max_leaves=4), st.recursive(leaves, nested, max_leaves=4), leaves, others)
+drawn = st.one_of(
+    st.recursive(leaves, nested, max_leaves=4), st.recursive(leaves, nested, max_leaves=4), leaves, others
+)
 
 
 def mask_of(space):
@@ -144,7 +182,9 @@ class Drawn:
         following, ended = state + 1, state % 3 == 2
         total = sum(jnp.sum(jnp.asarray(x, float) / 1e9) for x in jax.tree.leaves(action))
         reward = jnp.where(jnp.array(inside(self.action_space, action)).all(), 1.0 + jnp.tanh(total), jnp.nan)
-        return jtrpo.EnvStep(self.observe(following), following, reward, ended, jnp.bool_(False), self.observe(following))
+        return jtrpo.EnvStep(
+            self.observe(following), following, reward, ended, jnp.bool_(False), self.observe(following)
+        )
 
 
 def inside(space, action):
@@ -155,7 +195,10 @@ def inside(space, action):
         return [good for child, part in zip(space.spaces, action, strict=True) for good in inside(child, part)]
     assert action.shape == space.shape
     if isinstance(space, spaces.Box):
-        low, high = (jnp.asarray(np.asarray(x).astype(np.float64).clip(-3e38, 3e38), jnp.float32) for x in (space.low, space.high))
+        low, high = (
+            jnp.asarray(np.asarray(x).astype(np.float64).clip(-3e38, 3e38), jnp.float32)
+            for x in (space.low, space.high)
+        )
         value = action.astype(jnp.float32)
         return [jnp.all((value >= low) & (value <= high) | ~jnp.isfinite(value))]
     if isinstance(space, spaces.MultiBinary):
@@ -180,7 +223,9 @@ def in_space_on_the_host(space, action):
 def policy_actions(distribution):
     """Actions of a policy at its wildest: samples, and numbers far beyond any bound."""
     wild = [distribution.sample(jax.random.key(seed)) for seed in range(2)] + [distribution.mode()]
-    floating = partial(jax.tree.map, lambda x, far: jnp.full_like(x, far) if jnp.issubdtype(x.dtype, jnp.inexact) else x)
+    floating = partial(
+        jax.tree.map, lambda x, far: jnp.full_like(x, far) if jnp.issubdtype(x.dtype, jnp.inexact) else x
+    )
     return [*wild, *(floating(wild[0], jax.tree.map(lambda _, far=far: far, wild[0])) for far in (-1e30, 1e30, 0.5))]
 
 
@@ -196,8 +241,9 @@ def try_spaces(observation, action, masked, form, seed, train):
     try:
         config = jtrpo.TrainConfig(Drawn(observation, action), **POOL, total_timesteps=8)
     except (TypeError, ValueError) as error:
-        assert REFUSAL.search(str(error)), error
-        return "refused"
+        if REFUSAL.search(str(error)):
+            return "refused"
+        raise
     rng = np.random.default_rng(seed)
     pool = elements(observation, rng)
     if isinstance(observation, spaces.Dict) and "action_mask" in observation.spaces:
@@ -243,7 +289,9 @@ def train_two_updates(config, agent, seen, sees):
     distribution = jax.device_get(agent.policy(state._replace(policy_params=moved), seen)[0])
     told = [leaf for leaf in jax.tree.leaves(distribution) if leaf.ndim and len(leaf) == SEEN]
     normalized = jax.device_get(agent.see(state, seen))
-    normalized = {k: v for k, v in normalized.items() if k != "action_mask"} if isinstance(normalized, dict) else normalized
+    normalized = (
+        {k: v for k, v in normalized.items() if k != "action_mask"} if isinstance(normalized, dict) else normalized
+    )
     for i, j in [(0, 1), (2, 3)]:
         if unlike(sees, i, j) and unlike(normalized, i, j):
             assert any((leaf[i] != leaf[j]).any() for leaf in told), (config.environment.observation_space, seen)
@@ -253,7 +301,9 @@ def fuzz(examples, trained):
     became = []
 
     @hypothesis.settings(max_examples=examples, suppress_health_check=list(hypothesis.HealthCheck))
-    @hypothesis.given(drawn, drawn, st.booleans(), st.sampled_from(["dict", "ordered", "named", "list"]), st.integers(0, 99))
+    @hypothesis.given(
+        drawn, drawn, st.booleans(), st.sampled_from(["dict", "ordered", "named", "list"]), st.integers(0, 99)
+    )
     def one(observation, action, masked, form, seed):
         train = len([each for each in became if each != "refused"]) < trained
         became.append(try_spaces(observation, action, masked, form, seed, train))
@@ -267,5 +317,3 @@ def test_every_drawn_pair_of_spaces_trains_or_is_refused_by_name(request):
     became = fuzz(5000 if long else 200, 5000 if long else 3)
     assert became.count("trained") >= 3
     assert became.count("refused") < 0.8 * len(became)
-
-
