@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from jtrpo.core.batch import as_numbers
 from jtrpo.core.check import check_number
 
 
@@ -41,7 +42,8 @@ def gae(
         ``(advantage, value_target)``, each ``[T, ...]``, in units of (discounted) return.
 
     Raises:
-        ValueError: the arrays differ in shape, or gamma or lambda is out of range.
+        TypeError: what is not an array of numbers.
+        ValueError: the arrays differ in shape, or gamma or lambda is out of range; where they are traced, all is NaN instead.
 
     Examples:
         The same two steps, cut off by a time limit and ended by themselves: only what was cut off has a future.
@@ -57,21 +59,31 @@ def gae(
     https://arxiv.org/abs/1506.02438, equation 16; Pardo et al. 2018, https://arxiv.org/abs/1712.00378, for time limits; Espeholt
     et al. 2018, IMPALA, https://arxiv.org/abs/1802.01561, equation 1, for V-trace.
     """
-    named = {"value": value, "next_value": next_value, "terminated": terminated, "truncated": truncated}
+    named = {
+        "reward": reward,
+        "value": value,
+        "next_value": next_value,
+        "terminated": terminated,
+        "truncated": truncated,
+    }
     if ratio is not None:
         named["ratio"] = ratio
-    for name, array in named.items():
-        if jnp.shape(array) != jnp.shape(reward):
-            raise ValueError(f"{name} must have the shape of reward, {jnp.shape(reward)}; got {jnp.shape(array)}")
+    arrays = {name: as_numbers(name, array) for name, array in named.items()}
+    for name, array in arrays.items():
+        if array.shape != arrays["reward"].shape:
+            raise ValueError(f"{name} must have the shape of reward, {arrays['reward'].shape}; got {array.shape}")
+    if arrays["reward"].ndim == 0:
+        raise ValueError(f"reward must have a leading axis of time, [T, ...]; got {reward!r}")
+    reward, value, next_value, terminated, truncated = (arrays[name] for name in tuple(named)[:5])
+    in_range = check_number("gamma", gamma, at_least=0, at_most=1, scalar=True)
+    in_range &= check_number("gae_lambda", gae_lambda, at_least=0, at_most=1, scalar=True)
+    gamma = jnp.where(in_range, gamma, jnp.nan)
 
-    check_number("gamma", gamma, at_least=0, at_most=1, scalar=True)
-    check_number("gae_lambda", gae_lambda, at_least=0, at_most=1, scalar=True)
-
-    terminated, truncated = jnp.asarray(terminated, bool), jnp.asarray(truncated, bool)
+    terminated, truncated = terminated.astype(bool), truncated.astype(bool)
     delta = reward + gamma * jnp.where(terminated, 0.0, next_value) - value
     decay = jnp.where(terminated | truncated, 0.0, gamma * gae_lambda).astype(delta.dtype)
 
-    trace = jnp.ones_like(delta) if ratio is None else jnp.minimum(ratio, 1.0).astype(delta.dtype)
+    trace = jnp.ones_like(delta) if ratio is None else jnp.minimum(arrays["ratio"], 1.0).astype(delta.dtype)
 
     def accumulate(following: Array, step: tuple[Array, Array, Array]) -> tuple[Array, Array]:
         delta_t, decay_t, trace_t = step
@@ -79,5 +91,5 @@ def gae(
         return trace_t * advantage, advantage
 
     steps = (delta, decay, trace)
-    _, advantage = jax.lax.scan(accumulate, jnp.zeros_like(delta[0]), steps, reverse=True, unroll=8)
+    _, advantage = jax.lax.scan(accumulate, jnp.zeros(delta.shape[1:], delta.dtype), steps, reverse=True, unroll=8)
     return advantage, trace * advantage + value

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from jtrpo.core.check import shown
+
 AxisName = str | tuple[str, ...] | None
 """Mapped axis, or axes, over which a batch is spread; ``None``: the batch is whole."""
 
@@ -37,13 +39,22 @@ class Batch(NamedTuple):
     weight: Float[Array, " B"] | None = None
 
 
-def check_batch(batch: Batch, *, branched: bool = False) -> int:
-    """Return ``B``, or raise ``ValueError`` naming the entry whose leading axes differ from the advantage's.
+def check_batch(batch: Batch, *, branched: bool = False) -> Batch:
+    """Return the batch in arrays, its numbers in at least 32 bits, or raise by the name of the entry that does not fit.
 
     Args:
         batch: what to check.
         branched: whether the objective may be one of several actions per state, ``[B, K]``.
+
+    Raises:
+        TypeError: not a batch, or advantages, log-probabilities or weights that are no real numbers.
+        ValueError: an entry whose leading axes differ from the advantage's.
     """
+    if not isinstance(batch, Batch):
+        raise TypeError(f"batch must be a jtrpo.Batch; got {shown(batch)}")
+    optional = {"log_prob": batch.log_prob, "weight": batch.weight}
+    numbers = {"advantage": batch.advantage} | {name: value for name, value in optional.items() if value is not None}
+    batch = batch._replace(**{name: as_numbers(f"batch.{name}", value) for name, value in numbers.items()})
     if jnp.ndim(batch.advantage) != 1 and not (branched and jnp.ndim(batch.advantage) == 2):
         raise ValueError(
             f"batch.advantage must have shape [B], got {jnp.shape(batch.advantage)}; flatten time and environments into one axis"
@@ -54,8 +65,9 @@ def check_batch(batch: Batch, *, branched: bool = False) -> int:
     for path, leaf in jax.tree_util.tree_flatten_with_path(batch._asdict())[0]:
         if jnp.ndim(leaf) == 0 or jnp.shape(leaf)[0] != size:
             name = path[0].key + jax.tree_util.keystr(path[1:])
+            hint = "" if isinstance(leaf, np.ndarray | jax.Array) else "; a list of numbers must be an array"
             raise ValueError(
-                f"batch.{name} must have the leading axis B = {size} of batch.advantage, got shape {jnp.shape(leaf)}"
+                f"batch.{name} must have the leading axis B = {size} of batch.advantage, got shape {jnp.shape(leaf)}{hint}"
             )
     for name, wanted in (("log_prob", list(shape)), ("weight", [size])):
         value = getattr(batch, name)
@@ -66,7 +78,41 @@ def check_batch(batch: Batch, *, branched: bool = False) -> int:
             raise ValueError(
                 f"batch.action must have the leading axes [B, K] = {list(shape)} of batch.advantage, got shape {jnp.shape(leaf)}"
             )
-    return size
+    return jax.tree.map(jnp.asarray, batch)
+
+
+def as_weight(weight: Any, shape: tuple[int, ...]) -> Float[Array, " B"] | None:
+    """Return weights as an array, or raise where they are not one number for each sample, ``shape``."""
+    if weight is None:
+        return None
+    weight = as_numbers("weight", weight)
+    if weight.shape != shape:
+        raise ValueError(f"weight must have shape {list(shape)}, one for each sample; got {weight.shape}")
+    return weight
+
+
+def check_size(shape: tuple[int, ...]) -> int:
+    """Return ``B`` of what a distribution says of each sample, or raise where its shape is not ``[B]`` with ``B`` above zero."""
+    if len(shape) != 1 or 0 in shape:
+        raise ValueError(
+            f"a distribution over a batch, [B] with at least one sample, is needed; its entropy has shape {shape}: give "
+            "observations with one leading axis"
+        )
+    return shape[0]
+
+
+def as_numbers(name: str, value: Any) -> Array:
+    """Return an array of real numbers in at least 32 bits: a sum over a batch soon leaves the range of 16.
+
+    Raises:
+        TypeError: neither numbers nor truth values.
+    """
+    leaf = jnp.asarray(value) if any(isinstance(x, jax.Array) for x in jax.tree.leaves(value)) else np.asarray(value)
+    dtype = leaf.dtype
+    real = any(jnp.issubdtype(dtype, kind) for kind in (np.bool_, np.integer, np.floating))
+    if not real:
+        raise TypeError(f"{name} must be an array of real numbers; got {shown(value)}")
+    return jnp.asarray(leaf, jax.dtypes.canonicalize_dtype(jnp.promote_types(dtype, np.float32)))
 
 
 def stratified(

@@ -6,7 +6,23 @@ from collections.abc import Collection
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, PyTree
+
+Within = bool | Bool[Array, ""]
+"""Whether a number lies within its bounds: true where it is known, since otherwise there was an error."""
+
+
+def plain(value: Any) -> Any:
+    """Python's own kin of a scalar of NumPy's or JAX's, and a tuple for a list or a row of them; all else as it is."""
+    if isinstance(value, jax.core.Tracer):
+        return value
+    if isinstance(value, np.generic) or (isinstance(value, np.ndarray | jax.Array) and value.ndim == 0):
+        return value.item() if value.dtype.kind in "biufU" else value
+    if isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim == 1):
+        return tuple(map(plain, value)) if type(value) in (list, tuple, np.ndarray) else value
+    return value
 
 
 def check_number(
@@ -18,10 +34,10 @@ def check_number(
     at_most: float | None = None,
     below: float | None = None,
     scalar: bool = False,
-) -> None:
+) -> Within:
     """Raise unless ``value`` is a finite number (or an array of them) within bounds.
 
-    Values that are known only at run time (tracers) pass: the caller must stay safe for them.
+    A value that is known only at run time (a tracer) cannot raise: whether it is within is what this returns.
 
     With ``scalar`` an array of several numbers is refused.
 
@@ -31,40 +47,43 @@ def check_number(
     """
     if scalar and np.ndim(value) != 0:
         raise ValueError(f"{name} must be one number, got an array of shape {np.shape(value)}; vmap over it instead")
-    if isinstance(value, jax.core.Tracer):
-        return
     bounds = {"at least": at_least, "above": above, "at most": at_most, "below": below}
     wanted = " and ".join(f"{word} {bound}" for word, bound in bounds.items() if bound is not None)
     wanted = f"a finite number{' ' + wanted if wanted else ''}"
     if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real | np.ndarray | jax.Array):
         raise TypeError(f"{name} must be {wanted}; got {value!r} of type {type(value).__name__}")
-    array = np.asarray(value)
-    if array.dtype == bool or not (
-        np.issubdtype(array.dtype, np.number) or jax.numpy.issubdtype(array.dtype, np.number)
-    ):
+    traced = isinstance(value, jax.core.Tracer)
+    array: Any = value if traced else np.asarray(value)
+    if not jnp.issubdtype(array.dtype, np.number) or jnp.issubdtype(array.dtype, np.complexfloating):
         raise TypeError(f"{name} must be {wanted}; got an array of {array.dtype}")
-    array = array.astype(float)
-    good = np.isfinite(array)
+    array = array if traced else array.astype(float)
+    good = (jnp if traced else np).isfinite(array)
     good &= array >= at_least if at_least is not None else True
     good &= array > above if above is not None else True
     good &= array <= at_most if at_most is not None else True
     good &= array < below if below is not None else True
+    if traced:
+        return good
     if not good.all():
         shown = value if array.ndim == 0 else f"{array[~good].flat[0]} among {array.size} values"
         raise ValueError(f"{name} must be {wanted}; got {shown}")
+    return True
 
 
-def check_count(name: str, value: Any, *, at_least: int) -> None:
-    """Raise unless ``value`` is a whole number of at least ``at_least``; tracers pass.
+def check_count(name: str, value: Any, *, at_least: int) -> Within:
+    """Raise unless ``value`` is a whole number of at least ``at_least``; for a tracer, return whether it is.
 
     Raises:
         TypeError: not a whole number.
         ValueError: too small.
     """
+    if isinstance(value, jax.core.Tracer) and value.shape == () and jnp.issubdtype(value.dtype, np.integer):
+        return value >= at_least
     if isinstance(value, jax.core.Tracer):
-        return
-    if isinstance(value, jax.Array | np.ndarray) and value.ndim == 0 and np.issubdtype(value.dtype, np.integer):
-        value = int(value)
+        raise TypeError(
+            f"{name} must be a whole number of at least {at_least}; got a traced {value.dtype} of shape {value.shape}"
+        )
+    value = plain(value) if np.ndim(value) == 0 else value
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         hint = (
             f"; write {int(value)}" if isinstance(value, float) and math.isfinite(value) and value == int(value) else ""
@@ -74,6 +93,7 @@ def check_count(name: str, value: Any, *, at_least: int) -> None:
         )
     if value < at_least:
         raise ValueError(f"{name} must be a whole number of at least {at_least}; got {value}")
+    return True
 
 
 def check_seed(name: str, value: Any) -> None:
@@ -100,9 +120,10 @@ def check_static(name: str, value: Any, kind: type) -> None:
     """
     if isinstance(value, jax.core.Tracer):
         raise TypeError(
-            f"{name} must be static (a Python {kind.__name__}), since it decides what is computed; got {value}"
+            f"{name} must be static (a Python {kind.__name__}), since it decides what is computed; got a traced value: name it "
+            "in static_argnames of jax.jit, or bind it with functools.partial before"
         )
-    if kind is bool and not isinstance(value, bool):
+    if kind is bool and not isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} must be True or False (static); got {value!r}")
 
 
@@ -112,5 +133,56 @@ def check_choice(name: str, value: Any, choices: Collection[Any]) -> None:
     Raises:
         ValueError: anything else.
     """
+    value = plain(value)
     if not any(type(value) is type(choice) and value == choice for choice in choices):
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}")
+
+
+def check_callable(name: str, value: Any, form: str) -> None:
+    """Raise ``TypeError`` unless ``value`` is a function.
+
+    Raises:
+        TypeError: anything that cannot be called.
+    """
+    if not callable(value):
+        raise TypeError(f"{name} must be a function, {form}; got {shown(value)}")
+
+
+def as_floats(name: str, tree: PyTree) -> PyTree:
+    """Return a pytree of real floating-point arrays, Python's and NumPy's floats among its leaves taken as such.
+
+    Raises:
+        TypeError: a leaf that is anything else, named by its path.
+        ValueError: no leaf at all.
+    """
+    leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
+    if not leaves:
+        raise ValueError(f"{name} must hold at least one floating-point array; got {tree!r}")
+
+    def as_array(path: tuple, leaf: Any) -> Array:
+        kind = getattr(leaf, "dtype", type(leaf))
+        if not jnp.issubdtype(kind, np.floating):
+            where = name + jax.tree_util.keystr(path)
+            hint = ": what is not to be optimised stays outside, bound in the policy" if name == "params" else ""
+            raise TypeError(f"{where} must be an array of floating-point numbers; got {shown(leaf)}{hint}")
+        return leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf, jax.dtypes.canonicalize_dtype(kind))
+
+    return jax.tree.unflatten(structure, [as_array(*each) for each in leaves])
+
+
+def check_same_shapes(name: str, tree: PyTree, like_name: str, like: PyTree) -> None:
+    """Raise ``ValueError`` unless ``tree`` has the structure and the shapes of ``like``."""
+    given, wanted = (
+        (jax.tree.structure(each), [jnp.shape(leaf) for leaf in jax.tree.leaves(each)]) for each in (tree, like)
+    )
+    if given != wanted:
+        raise ValueError(f"{name} must be a pytree shaped like {like_name}, {wanted}; got {given}")
+
+
+def shown(value: Any) -> str:
+    """A value in a message: type and shape of an array, anything else by its name and type."""
+    dtype = getattr(value, "dtype", None)
+    if dtype is not None:
+        return f"{dtype}{list(value.shape)}"
+    text = repr(value)
+    return f"{text} of type {type(value).__name__}" if len(text) <= 80 else f"a {type(value).__name__}"

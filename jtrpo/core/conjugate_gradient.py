@@ -16,6 +16,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from jtrpo.core.check import as_floats, check_callable, check_count, check_number, check_same_shapes
+
 
 class CGInfo(NamedTuple):
     """What a solve reports.
@@ -56,6 +58,10 @@ def conjugate_gradient(
     Returns:
         ``(x, info)``, ``x`` shaped like ``b``.
 
+    Raises:
+        TypeError: ``matvec`` is no function, or ``b`` not floating-point.
+        ValueError: a number out of range, or ``matvec`` returns something that is not shaped like ``b``.
+
     Examples:
         >>> x, info = jtrpo.conjugate_gradient(lambda v: jnp.array([2.0, 4.0]) * v, jnp.array([2.0, 8.0]))
         >>> x.round(4).tolist(), int(info.iterations)
@@ -63,6 +69,12 @@ def conjugate_gradient(
 
     Source: Hestenes and Stiefel 1952; Nocedal and Wright 2006, Numerical Optimization, algorithm 5.3.
     """
+    check_callable("matvec", matvec, "v -> A v, such as lambda v: A @ v")
+    if preconditioner is not None:
+        check_callable("preconditioner", preconditioner, "r -> M^-1 r")
+    check_count("max_iterations", max_iterations, at_least=0)
+    check_number("tolerance", tolerance, at_least=0, scalar=True)
+    b = as_floats("b", b)
     precondition = preconditioner or (lambda r: r)
     b_squared = tree_dot(b, b)
     threshold = jnp.square(tolerance) * b_squared
@@ -74,6 +86,7 @@ def conjugate_gradient(
     def iterate(state: tuple) -> tuple:
         x, r, p, rz, r_squared, iterations, curvature, _ = state
         product = matvec(p)
+        check_same_shapes("matvec(v)", product, "v", p)
         p_curvature = tree_dot(p, product)
         good = (p_curvature > 0) & jnp.isfinite(p_curvature)
         alpha = jnp.where(good, rz / jnp.where(good, p_curvature, 1.0), 0.0)

@@ -4,7 +4,7 @@ A distribution is a pytree whose leaves are its own parameters. Leading axes are
 Anything with the same five methods, registered as a pytree, can stand in their place.
 """
 
-from typing import NamedTuple, Protocol, Self, runtime_checkable
+from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +40,16 @@ class Distribution(Protocol):
     def kl(self, other: Self) -> Float[Array, "..."]:
         """KL(self || other), in nats."""
         ...
+
+
+def check_distribution(distribution: Any, what: str = "policy(params, observation) must return") -> Distribution:
+    """Return a policy's output, or raise ``TypeError`` where it is not a distribution."""
+    if not isinstance(distribution, Distribution):
+        raise TypeError(
+            f"{what} a distribution (a pytree with sample, log_prob, entropy, mode and kl, such as jtrpo.Categorical); "
+            f"got {type(distribution).__name__}"
+        )
+    return distribution
 
 
 class Categorical(NamedTuple):

@@ -17,9 +17,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from jtrpo.core.batch import AxisName, mean_weights, silence, sum_over, weighted_sum
-from jtrpo.core.check import check_number
-from jtrpo.core.distributions import Distribution
+from jtrpo.core.batch import AxisName, as_weight, check_size, mean_weights, silence, sum_over, weighted_sum
+from jtrpo.core.check import as_floats, check_callable, check_number, check_same_shapes
+from jtrpo.core.distributions import Distribution, check_distribution
 
 Policy = Callable[[PyTree, PyTree], Distribution]
 """Any pure function ``policy(params, observation) -> distribution``."""
@@ -117,8 +117,8 @@ def fisher_vector_product(
         A pytree shaped like ``params``.
 
     Raises:
-        TypeError: the policy returned something that is not a distribution.
-        ValueError: ``vector`` is not shaped like ``params``.
+        TypeError: the policy returned something that is not a distribution, or parameters that are not floating-point.
+        ValueError: ``vector`` is not shaped like ``params``, ``weight`` not like the batch, or there is nothing in it.
 
     Examples:
         With one state and logits as parameters, F is diag(p) - p p^T:
@@ -131,27 +131,18 @@ def fisher_vector_product(
     Source: Schulman et al. 2015, https://arxiv.org/abs/1502.05477, appendix C.1. For repeated products at the same
     parameters, as in conjugate gradients, :func:`trpo_update` linearises once and reuses it.
     """
+    check_callable("policy", policy, "(params, observation) -> distribution")
     check_number("damping", damping, at_least=0, scalar=True)
-    (wanted, given) = (
-        (jax.tree.structure(tree), [jnp.shape(leaf) for leaf in jax.tree.leaves(tree)]) for tree in (params, vector)
-    )
-    if wanted != given:
-        raise ValueError(f"vector must be a pytree shaped like params, {wanted}; got {given}")
+    params = as_floats("params", params)
+    check_same_shapes("vector", vector, "params", params)
+    vector = jax.tree.map(lambda v, p: jnp.asarray(v, p.dtype), vector, params)
+    for leaf in jax.tree.leaves(observation):
+        weight = as_weight(weight, jnp.shape(leaf)[:1])
     observation = silence(observation, weight, keep_finite=sequence_length > 1)
     linear = linearize_policy(policy, params, observation, axis_name)
-    size = linear.distribution.entropy().shape[0]
+    size = check_size(linear.distribution.entropy().shape)
     product = fisher_operator(linear, mean_weights(weight, size, axis_name), axis_name)(vector)
     return jax.tree.map(lambda f, v: f + damping * v, product, vector)
-
-
-def check_distribution(distribution: Distribution) -> Distribution:
-    """Return the policy's output, or raise ``TypeError`` where it is not a distribution."""
-    if not isinstance(distribution, Distribution):
-        raise TypeError(
-            "policy(params, observation) must return a distribution (a pytree with sample, log_prob, entropy, mode and kl, "
-            f"such as jtrpo.Categorical); got {type(distribution).__name__}"
-        )
-    return distribution
 
 
 def per_device(tree: PyTree, axis_name: AxisName) -> PyTree:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from jtrpo.core.check import as_floats, check_callable, check_choice, check_count, check_number, check_same_shapes
 from jtrpo.core.conjugate_gradient import tree_axpy
 
 
@@ -26,6 +27,7 @@ class UpdateStatus(IntEnum):
     NON_FINITE_CANDIDATE = 4
     KL_EXCEEDED = 5
     NO_IMPROVEMENT = 6
+    OUT_OF_RANGE = 7
 
     @property
     def explanation(self) -> str:
@@ -44,6 +46,8 @@ _EXPLANATIONS = {
     UpdateStatus.KL_EXCEEDED: "No candidate stayed within max_kl: raise max_backtracks or cg_damping, or fisher_fraction.",
     UpdateStatus.NO_IMPROVEMENT: "Candidates within max_kl did not improve the objective: the policy may be at an optimum "
     "of this batch, or the batch is too noisy.",
+    UpdateStatus.OUT_OF_RANGE: "A setting that was traced is out of its range or not finite (max_kl, gamma, backtrack_factor, "
+    "...): look at what a schedule or a replaced hyper-parameter gives.",
 }
 
 
@@ -112,6 +116,10 @@ def line_search(
     Returns:
         ``(params, info)``.
 
+    Raises:
+        TypeError: parameters that are not floating-point, or ``evaluate`` does not return an :class:`Evaluation`.
+        ValueError: a setting out of range, or a step that is not shaped like the parameters.
+
     Examples:
         Maximise x within x^2 <= 0.5, from 0, by the candidates 1, 0.8, 0.64, ...:
 
@@ -123,6 +131,14 @@ def line_search(
 
     Source: Schulman et al. 2015, https://arxiv.org/abs/1502.05477, appendix C.
     """
+    check_callable("evaluate", evaluate, "params -> Evaluation")
+    check_choice("constraint", constraint, ("kl", "kl_max", "none"))
+    in_range = check_number("max_kl", max_kl, above=0, scalar=True)
+    in_range &= check_number("backtrack_factor", backtrack_factor, above=0, below=1, scalar=True)
+    in_range &= check_count("max_backtracks", max_backtracks, at_least=1)
+    enabled = in_range & enabled
+    params, full_step, start = as_floats("params", params), as_floats("full_step", full_step), as_floats("start", start)
+    check_same_shapes("full_step", full_step, "params", params)
 
     def unfinished(state: tuple) -> Bool[Array, ""]:
         tried, _, _, status = state
@@ -133,6 +149,9 @@ def line_search(
         fraction = jnp.asarray(backtrack_factor, start.objective.dtype) ** tried
         candidate = tree_axpy(fraction, full_step, params)
         measured = evaluate(candidate)
+        if not isinstance(measured, Evaluation):
+            raise TypeError(f"evaluate must return an Evaluation; got {type(measured).__name__}")
+        measured = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), measured, start)
         finite = jnp.isfinite(measured.objective) & jnp.isfinite(measured.kl)
         inside = {"kl": measured.kl <= max_kl, "kl_max": measured.kl_max <= max_kl, "none": finite}[constraint]
         refused = jnp.where(

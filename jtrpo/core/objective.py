@@ -5,8 +5,9 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from jtrpo.core.batch import AxisName, Batch, mean_weights, sum_over, weighted_sum
-from jtrpo.core.distributions import Distribution
+from jtrpo.core.batch import AxisName, Batch, as_weight, check_batch, check_size, mean_weights, sum_over, weighted_sum
+from jtrpo.core.check import check_number
+from jtrpo.core.distributions import Distribution, check_distribution
 
 Objective = Callable[[Distribution, Batch], Float[Array, " B"]]
 """What each state contributes to the objective: ``(pi(. | batch.observation), batch) -> [B]``."""
@@ -30,7 +31,8 @@ def surrogate(
         axis_name: mapped axis over which the mean is taken as well.
 
     Raises:
-        ValueError: ``batch.log_prob`` is missing.
+        TypeError: not a distribution, or not a batch of numbers.
+        ValueError: ``batch.log_prob`` is missing, or the batch and the distribution differ in size.
 
     Examples:
         An action of advantage 10 whose probability rises from 0.20 to 0.25:
@@ -43,9 +45,17 @@ def surrogate(
 
     Source: Schulman et al. 2015, Trust Region Policy Optimization, https://arxiv.org/abs/1502.05477, equation 14.
     """
+    check_distribution(distribution, "distribution must be")
+    check_number("entropy_coefficient", entropy_coefficient, scalar=True)
+    batch = check_batch(batch)
     if batch.log_prob is None:
         raise ValueError("batch.log_prob must hold log pi_old(action | observation); got None")
-    weight = mean_weights(batch.weight, batch.advantage.shape[0], axis_name)
+    size = check_size(distribution.entropy().shape)
+    if batch.advantage.shape != (size,):
+        raise ValueError(
+            f"batch.advantage must have the distribution's shape, [B] = [{size}]; got {batch.advantage.shape}"
+        )
+    weight = mean_weights(batch.weight, size, axis_name)
     return sum_over(local_surrogate(distribution, batch, weight, entropy_coefficient), axis_name)
 
 
@@ -54,13 +64,29 @@ def mean_kl(
 ) -> Float[Array, ""]:
     """Mean over samples of KL(old || new), in nats: the trust region's measure (equation 12 of the paper).
 
+    Args:
+        old: leading axis ``B``.
+        new: of the same kind and shape.
+        weight: of each sample, ``[B]``; ``None``: all equal.
+        axis_name: mapped axis over which the mean is taken as well.
+
+    Raises:
+        TypeError: not a distribution.
+        ValueError: distributions of different kinds or batches, or weights that do not fit.
+
     Examples:
         >>> old, new = (jtrpo.Categorical(jnp.log(jnp.array([[p, 1 - p]]))) for p in (0.20, 0.25))
         >>> print(f"{jtrpo.mean_kl(old, new):.4f}")
         0.0070
     """
+    for name, distribution in (("old", old), ("new", new)):
+        check_distribution(distribution, f"{name} must be")
+    size, wanted = check_size(old.entropy().shape), (type(old).__name__, old.entropy().shape)
+    given = (type(new).__name__, new.entropy().shape)
+    if wanted != given:
+        raise ValueError(f"new must be of the kind and batch of old, {wanted}; got {given}")
     divergence = old.kl(new)
-    weight = mean_weights(weight, divergence.shape[0], axis_name)
+    weight = mean_weights(as_weight(weight, (size,)), size, axis_name)
     return sum_over(weighted_sum(divergence, weight), axis_name)
 
 

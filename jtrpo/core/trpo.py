@@ -1,6 +1,8 @@
 """One constrained policy update: the algorithm, from a batch to new parameters."""
 
 from collections.abc import Callable
+from functools import reduce
+from operator import and_
 from typing import NamedTuple
 
 import jax
@@ -18,13 +20,12 @@ from jtrpo.core.batch import (
     sum_over,
     weighted_sum,
 )
-from jtrpo.core.check import check_choice, check_count, check_number, check_static
+from jtrpo.core.check import as_floats, check_callable, check_choice, check_count, check_number, check_static
 from jtrpo.core.conjugate_gradient import conjugate_gradient, tree_dot
 from jtrpo.core.diagonal import diagonal_preconditioner
-from jtrpo.core.distributions import Distribution
+from jtrpo.core.distributions import Distribution, check_distribution
 from jtrpo.core.fisher import (
     Policy,
-    check_distribution,
     fisher_operator,
     linearize_policy,
     per_device,
@@ -99,7 +100,8 @@ def trpo_update(
 
     by x = CG(F + damping I, grad L), the full step sqrt(2 max_kl / (x^T (F + damping I) x)) x, and a backtracking line
     search that accepts a candidate only if it is finite, keeps the constraint and improves L. Otherwise the old
-    parameters come back bit for bit and the info says why. Pure; works under ``jit``, ``vmap`` and ``shard_map``.
+    parameters come back bit for bit and the info says why. Pure; works under ``jit``, ``vmap`` and ``shard_map``; a number that
+    arrives traced and is out of range cannot raise, and refuses the update.
 
     Args:
         policy: pure function ``(params, observation) -> distribution``, from any network library.
@@ -135,8 +137,9 @@ def trpo_update(
         ``(new_params, info)``.
 
     Raises:
-        ValueError: a setting out of range, or a batch whose leading axes differ.
-        TypeError: the policy returned something that is not a distribution.
+        ValueError: a setting out of range, a batch whose leading axes differ, or no parameters at all.
+        TypeError: parameters that are not floating-point, named by their path, or a policy that returned something that is not a
+            distribution.
 
     Examples:
         A policy over two actions that sees nothing; the first action was the better one:
@@ -151,15 +154,20 @@ def trpo_update(
     Source: Schulman et al. 2015, Trust Region Policy Optimization, https://arxiv.org/abs/1502.05477, section 6 and
     appendix C.
     """
-    branched = jnp.ndim(batch.advantage) == 2
-    size = check_batch(batch, branched=objective is not likelihood_ratio)
-    check_number("max_kl", max_kl, above=0, scalar=True)
-    check_count("cg_iterations", cg_iterations, at_least=1)
-    check_number("cg_damping", cg_damping, at_least=0, scalar=True)
-    check_number("cg_tolerance", cg_tolerance, at_least=0, scalar=True)
-    check_number("backtrack_factor", backtrack_factor, above=0, below=1, scalar=True)
-    check_count("max_backtracks", max_backtracks, at_least=1)
-    check_number("entropy_coefficient", entropy_coefficient, scalar=True)
+    check_callable("policy", policy, "(params, observation) -> distribution")
+    check_callable("objective", objective, "(distribution, batch) -> [B]")
+    params = as_floats("params", params)
+    batch = check_batch(batch, branched=objective is not likelihood_ratio)
+    size, branched = batch.advantage.shape[0], batch.advantage.ndim == 2
+    in_range = [
+        check_number("max_kl", max_kl, above=0, scalar=True),
+        check_count("cg_iterations", cg_iterations, at_least=1),
+        check_number("cg_damping", cg_damping, at_least=0, scalar=True),
+        check_number("cg_tolerance", cg_tolerance, at_least=0, scalar=True),
+        check_number("backtrack_factor", backtrack_factor, above=0, below=1, scalar=True),
+        check_count("max_backtracks", max_backtracks, at_least=1),
+        check_number("entropy_coefficient", entropy_coefficient, scalar=True),
+    ]
     check_static("fisher_fraction", fisher_fraction, float)
     check_number("fisher_fraction", fisher_fraction, above=0, at_most=1, scalar=True)
     check_static("normalize_advantage", normalize_advantage, bool)
@@ -178,12 +186,13 @@ def trpo_update(
     # The policy, linearised once: its distribution, and the Jacobian for the gradient and (on the whole batch) for F.
     linear = linearize_policy(policy, params, batch.observation, axis_name)
     old = linear.distribution
-    acted = old if acting is None else acting
-    if old.entropy().shape != (size,):
-        raise ValueError(
-            f"policy must return a distribution over the batch axis alone, [B] = [{size}]; its entropy has shape "
-            f"{old.entropy().shape}"
-        )
+    acted = old if acting is None else check_distribution(acting, "acting must be")
+    for name, distribution in (("policy must return", old), ("acting must be", acted)):
+        shape = distribution.entropy().shape
+        if shape != (size,):
+            raise ValueError(
+                f"{name} a distribution over the batch axis alone, [B] = [{size}]; its entropy has shape {shape}"
+            )
     weight = mean_weights(batch.weight, size, axis_name)
     if batch.log_prob is None:
         log_prob = log_prob_of_each(acted, batch.action) if branched else acted.log_prob(batch.action)
@@ -228,11 +237,17 @@ def trpo_update(
     gradient_squared, step_squared = tree_dot(gradient, gradient), tree_dot(full_step, full_step)
     obstacle = jnp.select(
         [
+            ~jnp.asarray(reduce(and_, in_range)),
             (broken > 0) | ~(jnp.isfinite(value) & jnp.isfinite(gradient_squared)),
             gradient_squared == 0,
             ~((cg.curvature > 0) & (reach > 0) & jnp.isfinite(reach) & jnp.isfinite(step_squared)),
         ],
-        [UpdateStatus.NON_FINITE_GRADIENT, UpdateStatus.ZERO_GRADIENT, UpdateStatus.BAD_CURVATURE],
+        [
+            UpdateStatus.OUT_OF_RANGE,
+            UpdateStatus.NON_FINITE_GRADIENT,
+            UpdateStatus.ZERO_GRADIENT,
+            UpdateStatus.BAD_CURVATURE,
+        ],
         UpdateStatus.ACCEPTED,
     )
 
@@ -243,8 +258,7 @@ def trpo_update(
         local = local_surrogate(new, batch, weight, entropy_coefficient, objective)
         sums = (local, weighted_sum(divergence, weight), weighted_sum(new.entropy(), weight))
         new_value, kl, new_entropy = sum_over(sums, axis_name)
-        measured = Evaluation(new_value, kl, _max_over(divergence, weight, search_axis), new_entropy)
-        return jax.tree.map(lambda value, first: value.astype(first.dtype), measured, start)
+        return Evaluation(new_value, kl, _max_over(divergence, weight, search_axis), new_entropy)
 
     # Unless it bounds the step, the largest KL need not be known of all devices before the search is over.
     search_axis = axis_name if constraint == "kl_max" else None

@@ -77,6 +77,11 @@ def make_gymnax(env_id: str) -> GymnaxEnvironment:
     Raises:
         ValueError: an unknown id (the nearest right ones are named), or one that cannot be made.
     """
+    with jax.ensure_compile_time_eval():  # gymnax computes where it is imported, and that may be within a trace
+        return _make(env_id)
+
+
+def _make(env_id: str) -> GymnaxEnvironment:
     import gymnax
 
     if env_id not in gymnax.registered_envs:

@@ -1,5 +1,9 @@
 """From what a user wrote as ``env`` to an environment."""
 
+import re
+import sys
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -48,4 +52,17 @@ def resolve(env: Any) -> Environment | host.HostEnvironment:
         "env must be an id such as 'CartPole-v1', a gymnax environment, a pair (gymnax environment, its parameters), a "
         "gymnasium.vector.VectorEnv, or an object with observation_space, action_space, reset and step (jtrpo.Environment); "
         f"got {env!r}"
+    )
+
+
+def can_wait(env: Any) -> bool:
+    """Whether ``env`` is an id that gymnax brings along, and gymnax, whose import starts JAX, is not there yet."""
+    if not isinstance(env, str) or "gymnax" in sys.modules:
+        return False
+    package = find_spec("gymnax")
+    registry = None if package is None or package.origin is None else Path(package.origin).with_name("registration.py")
+    return (
+        registry is not None
+        and registry.is_file()
+        and re.search(rf'"{re.escape(env)}"', registry.read_text()) is not None
     )

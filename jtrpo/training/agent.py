@@ -16,8 +16,9 @@ from jtrpo.networks.actor_critic import CriticNetwork, Encoder, PolicyNetwork
 from jtrpo.networks.heads import Head
 from jtrpo.networks.recurrent import Sequences, empty_carry
 from jtrpo.networks.torso import ACTIVATIONS, numeric
-from jtrpo.training.config import TrainConfig
+from jtrpo.training.config import TrainConfig, check_config
 from jtrpo.training.critic import Critic
+from jtrpo.training.keys import one_key
 from jtrpo.training.normalization import RunningStatistics, normalize, rescale
 from jtrpo.training.rollout import Trajectory, forget
 
@@ -99,6 +100,7 @@ def make_agent(config: TrainConfig) -> Agent:
         >>> type(distribution).__name__, distribution.mode().shape
         ('Categorical', (2,))
     """
+    check_config(config)
     space, activation = config.environment.observation_space, ACTIVATIONS[config.activation]
     encoder = partial(Encoder, hidden_sizes=config.hidden_sizes, activation=activation)
     head = Head(config.environment.action_space, config.box_distribution, config.initial_log_std)
@@ -202,7 +204,7 @@ def make_agent(config: TrainConfig) -> Agent:
 
     def init_critic(key: PRNGKeyArray, observation: PyTree) -> PyTree:
         seen = jnp.zeros((1, config.hidden_sizes[-1])) if config.shared_torso else one_step(observation)
-        return critic_module.init(key, seen)
+        return critic_module.init(one_key(key), seen)
 
     return Agent(
         policy=policy,
@@ -214,7 +216,7 @@ def make_agent(config: TrainConfig) -> Agent:
         critic_sees=critic_sees,
         distribution=distribution,
         flatten=flatten,
-        init_policy=lambda key, observation: policy_module.init(key, one_step(observation)),
+        init_policy=lambda key, observation: policy_module.init(one_key(key), one_step(observation)),
         init_critic=init_critic,
         policy_network=policy_network,
         critic_network=critic_network,

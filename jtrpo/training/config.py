@@ -3,19 +3,22 @@
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping
-from functools import cached_property
+from functools import cached_property, reduce
+from operator import and_
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from gymnasium import spaces
 from jaxtyping import Array, Float, Int
 
-from jtrpo.core.check import check_choice, check_count, check_number, check_static
+from jtrpo.core.check import Within, check_choice, check_count, check_number, check_static, plain, shown
 from jtrpo.envs.actions import stretched
 from jtrpo.envs.check import check_space
 from jtrpo.envs.gymnasium import HostEnvironment
 from jtrpo.envs.protocol import Environment, time_limit
-from jtrpo.envs.resolve import resolve
+from jtrpo.envs.resolve import can_wait, resolve
 from jtrpo.networks.heads import BOX_DISTRIBUTIONS, check_action_space
 from jtrpo.networks.recurrent import CELLS
 from jtrpo.networks.torso import ACTION_MASK, ACTIVATIONS, check_observation_space
@@ -59,6 +62,9 @@ ANNEALED = ("max_kl", "cg_damping", "entropy_coefficient", "critic_learning_rate
 class Hyperparams(_HyperparamFields):
     """Numbers of the algorithm. Each may be traced, or an array to ``vmap`` over.
 
+    Python's numbers become NumPy's, which JAX compiles as it does the arrays of a state: a new value compiles nothing anew. An
+    update that meets a traced number out of its range learns nothing, with the status ``OUT_OF_RANGE``.
+
     Attributes:
         max_kl: trust region delta: bound on the mean KL(old || new) of an update, in nats; above 0.
         gamma: discount per step, in [0, 1].
@@ -76,7 +82,7 @@ class Hyperparams(_HyperparamFields):
         ValueError: a value that is not finite or out of range.
 
     Examples:
-        >>> jtrpo.Hyperparams(max_kl=0.01)._replace(gamma=0.9).gamma
+        >>> print(jtrpo.Hyperparams(max_kl=0.01)._replace(gamma=0.9).gamma)
         0.9
         >>> jtrpo.Hyperparams(max_kl=-1.0)
         Traceback (most recent call last):
@@ -87,25 +93,68 @@ class Hyperparams(_HyperparamFields):
 
     def __new__(cls, *args: Any, **kwargs: Any) -> "Hyperparams":  # noqa: D102
         self = super().__new__(cls, *args, **kwargs)
+        if self._is_axes():
+            return self
         # JAX rebuilds this tuple around tracers, placeholders or whatever a `tree.map` makes, all fields by position; people
         # name what they set. Only numbers that a user types are checked here, the rest in `check`.
         given = kwargs if len(args) == len(cls._fields) else dict(zip(cls._fields, args, strict=False)) | kwargs
-        _check_hyperparams({name: value for name, value in given.items() if _is_typed(value)})
-        return self
+        _check_typed(given)
+        return super()._make(map(_compiled_alike, self))
+
+    def _replace(self, **kwargs: Any) -> "Hyperparams":
+        new = super()._replace(**kwargs)
+        if new._is_axes():
+            return new
+        _check_typed(kwargs)
+        return type(self)(*new)
+
+    def _is_axes(self) -> bool:
+        """Whether this says along which axes to map over other hyper-parameters, as ``in_axes`` of ``jax.vmap``."""
+        return all(value is None or type(value) is int for value in self)
+
+    def __repr__(self) -> str:
+        return f"Hyperparams({', '.join(f'{name}={value}' for name, value in self._asdict().items())})"
 
     def check(self) -> "Hyperparams":
-        """Return self after checking every value that is known, device arrays included."""
-        _check_hyperparams(self._asdict())
+        """Return self after checking that each is one number, and in its range where it is known, device arrays included."""
+        self.in_range()
         return self
 
+    def in_range(self) -> Within:
+        """Whether all that is traced is in its range, after :meth:`check` of the rest."""
+        return reduce(and_, (check_number(name, getattr(self, name), scalar=True, **_RANGES[name]) for name in _RANGES))
 
-def _is_typed(value: Any) -> bool:
-    return isinstance(value, bool | int | float | str) and not (type(value) is int and value == 0)
+
+def check_hyperparams(hyperparams: Any) -> Hyperparams:
+    """Return the numbers of a training after :meth:`Hyperparams.check`.
+
+    Raises:
+        TypeError: anything else.
+        ValueError: a value out of range, or several.
+    """
+    if not isinstance(hyperparams, Hyperparams):
+        raise TypeError(
+            f"hyperparams must be jtrpo.Hyperparams, such as Hyperparams(max_kl=0.01); got {shown(hyperparams)}"
+        )
+    return hyperparams.check()
 
 
-def _check_hyperparams(values: dict[str, Any]) -> None:
+def _check_typed(values: dict[str, Any]) -> None:
     for name, value in values.items():
-        check_number(name, value, **_RANGES[name])
+        if name in _RANGES and isinstance(value, bool | int | float | str | np.generic):
+            check_number(name, value, **_RANGES[name])
+
+
+def _compiled_alike(value: Any) -> Any:
+    """A number in the one form for which JAX compiles: strongly typed, of the default floating-point type."""
+    if isinstance(value, int | float | np.number) and not isinstance(value, bool):
+        return np.float64(value)
+    if isinstance(value, np.ndarray) and value.dtype.kind in "iuf":
+        return value.astype(np.float64)
+    if isinstance(value, jax.Array) and not isinstance(value, jax.core.Tracer):
+        integer = jnp.issubdtype(value.dtype, np.integer)
+        return jax.lax.convert_element_type(value, jnp.zeros((), float).dtype) if integer or value.weak_type else value
+    return value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,23 +252,22 @@ class TrainConfig:
     mesh: jax.sharding.Mesh | None = dataclasses.field(default=None, metadata={"cli": False})
 
     def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, plain(getattr(self, field.name)))
         for name in (
             "total_timesteps", "num_envs", "num_steps", "reuse", "cg_iterations", "max_backtracks", "critic_epochs",
             "critic_minibatches", "gsde_interval", "vine_states", "vine_length",
         ):  # fmt: skip
             check_count(name, getattr(self, name), at_least=1)
-            object.__setattr__(self, name, int(getattr(self, name)))  # from NumPy's kinds, which cannot be hashed
         check_count("vine_branches", self.vine_branches, at_least=2)
-        object.__setattr__(self, "vine_branches", int(self.vine_branches))
         for name in (
             "shared_torso", "normalize_observations", "scale_rewards", "normalize_advantages", "normalize_values"
         ):  # fmt: skip
             check_static(name, getattr(self, name), bool)
-        if not isinstance(self.hidden_sizes, tuple | list):
+        if not isinstance(self.hidden_sizes, tuple):
             raise TypeError(f"hidden_sizes must be a tuple of widths such as (64, 64); got {self.hidden_sizes!r}")
         for size in self.hidden_sizes:
             check_count("hidden_sizes", size, at_least=1)
-        object.__setattr__(self, "hidden_sizes", tuple(int(size) for size in self.hidden_sizes))
         check_choice("activation", self.activation, ACTIVATIONS)
         check_choice("memory", self.memory, (None, *CELLS))
         if (self.memory is not None or self.shared_torso) and not self.hidden_sizes:
@@ -238,16 +286,6 @@ class TrainConfig:
         ):
             check_number(name, getattr(self, name), scalar=True, **bounds)
             object.__setattr__(self, name, float(getattr(self, name)))
-        check_space(self.environment.observation_space, "observation_space")
-        check_space(self.environment.action_space, "action_space")
-        check_observation_space(self.environment.observation_space)
-        check_action_space(self.environment.action_space, self.environment.observation_space)
-        for box in _boxes(self.environment.action_space):
-            if self.squash and not stretched(box).all():
-                raise ValueError(
-                    f"box_distribution='tanh_gaussian' squashes actions into bounds, which the action space {box} lacks; give "
-                    "'gaussian' or 'gsde'"
-                )
         if self.box_distribution == "gsde" and not self.hidden_sizes:
             raise ValueError("hidden_sizes must name at least one layer for box_distribution='gsde'; got ()")
         if self.critic == "adam" and self.memory is not None and self.num_envs % self.critic_minibatches:
@@ -260,20 +298,38 @@ class TrainConfig:
                 f"critic_minibatches must divide the batch num_envs * num_steps = {self.num_envs} * {self.num_steps} = "
                 f"{self.trunk_size}; got {self.critic_minibatches}"
             )
+        if self.mesh is not None:
+            self._check_mesh(self.mesh)
+        # An environment of gymnax starts JAX, before which jax.distributed.initialize must come: where it cannot fail, it waits.
+        if not can_wait(self.env) or self.squash or self.sampling == "vine":
+            self._check_environment()
+
+    def _check_environment(self) -> None:
+        check_space(self.environment.observation_space, "observation_space")
+        check_space(self.environment.action_space, "action_space")
+        check_observation_space(self.environment.observation_space)
+        check_action_space(self.environment.action_space, self.environment.observation_space)
+        for box in _boxes(self.environment.action_space):
+            if self.squash and not stretched(box).all():
+                raise ValueError(
+                    f"box_distribution='tanh_gaussian' squashes actions into bounds, which the action space {box} lacks; give "
+                    "'gaussian' or 'gsde'"
+                )
         given = self.environment.num_envs if isinstance(self.environment, HostEnvironment) else None
         if given is not None and given != self.num_envs:
             raise ValueError(f"num_envs must be that of the vector environment, {given}; got {self.num_envs}")
+        if isinstance(self.environment, HostEnvironment) and self.mesh is not None:
+            raise ValueError(
+                f"{self.environment} is stepped in Python, which no mesh can share; use an environment in JAX"
+            )
         if self.sampling == "vine":
             self._check_vine()
-        if self.mesh is not None:
-            self._check_mesh(self.mesh)
 
     def _check_numbers_that_change(self) -> None:
-        if isinstance(self.anneal, str) or not isinstance(self.anneal, tuple | list):
+        if not isinstance(self.anneal, tuple):
             raise TypeError(f"anneal must be a tuple of names such as ('max_kl',); got {self.anneal!r}")
         for name in self.anneal:
             check_choice("anneal", name, ANNEALED)
-        object.__setattr__(self, "anneal", tuple(self.anneal))
         if not isinstance(self.schedules, Mapping):
             raise TypeError(f"schedules must map names of hyper-parameters to functions; got {self.schedules!r}")
         for name, schedule in self.schedules.items():
@@ -281,7 +337,11 @@ class TrainConfig:
             if not callable(schedule):
                 raise TypeError(f"schedules[{name!r}] must be a function of the update's number; got {schedule!r}")
             for update in (0, self.num_updates - 1):  # the ends; what lies between is the schedule's own affair
-                check_number(f"schedules[{name!r}]({update})", schedule(jax.numpy.int32(update)), **_RANGES[name])
+                check_number(
+                    f"schedules[{name!r}]({update})",
+                    schedule(np.int32(update)),  # type: ignore[arg-type]  # NumPy's, which does not start JAX
+                    **_RANGES[name],
+                )
         changing = (*self.anneal, *self.schedules)
         for name in changing:
             if changing.count(name) > 1:
@@ -294,10 +354,6 @@ class TrainConfig:
         if mesh.size == 0 or not axes:
             raise ValueError(
                 f"mesh needs devices along at least one axis beside {SEEDS!r}; got {dict(mesh.shape)}: an axis 'envs', say"
-            )
-        if isinstance(self.environment, HostEnvironment):
-            raise ValueError(
-                f"{self.environment} is stepped in Python, which no mesh can share; use an environment in JAX"
             )
         if self.sampling == "vine":
             raise ValueError(
@@ -408,6 +464,15 @@ def _boxes(space: spaces.Space) -> Iterator[spaces.Box]:
             yield from _boxes(child)
     elif isinstance(space, spaces.Box):
         yield space
+
+
+def check_config(config: Any) -> None:
+    """Raise ``TypeError`` unless ``config`` is a :class:`TrainConfig`."""
+    if not isinstance(config, TrainConfig):
+        raise TypeError(
+            f"config must be a jtrpo.TrainConfig, such as TrainConfig('CartPole-v1'); got {shown(config)} (jtrpo.tuned returns a "
+            "pair, config and hyperparams)"
+        )
 
 
 def as_arrays(hyperparams: Hyperparams) -> Hyperparams:

@@ -10,6 +10,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from jtrpo.core.batch import AxisName, keys_by_place, mean_weights, sum_over, weighted_sum
 from jtrpo.core.fisher import per_device
+from jtrpo.training.report import undefined
 
 _ADAM = optax.scale_by_adam(eps=1e-5)
 
@@ -105,10 +106,15 @@ def explained_variance(
     weight: Float[Array, "..."] | None = None,
     axis_name: AxisName = None,
 ) -> Float[Array, ""]:
-    """1 - var(target - value) / var(target); NaN where the targets are constant."""
+    """1 - var(target - value) / var(target); NaN (infinite with ``jax_debug_nans``) where the targets are constant."""
     weight = jnp.reshape(mean_weights(weight, target.size, axis_name), target.shape)
     mean = lambda pair: sum_over(jnp.stack([weighted_sum(x, weight) for x in pair]), axis_name)  # noqa: E731
+    size = jnp.max(jnp.abs(jnp.stack([value, target])))
+    if axis_name is not None:
+        size = jax.lax.pmax(size, axis_name)
+    # Squares of the values themselves may overflow.
+    value, target = (x / jnp.where(size > 0, size, 1.0) for x in (value, target))
     pair = (target - value, target)
     centred = [x - m for x, m in zip(pair, mean(pair), strict=True)]
     residual, variance = mean([jnp.square(x) for x in centred])
-    return jnp.where(variance > 0, 1.0 - residual / jnp.where(variance > 0, variance, 1.0), jnp.nan)
+    return jnp.where(variance > 0, 1.0 - residual / jnp.where(variance > 0, variance, 1.0), undefined())

@@ -11,16 +11,25 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
-from jtrpo.core.check import check_count
 from jtrpo.envs.actions import environment_action
 from jtrpo.envs.gymnasium import HostEnvironment, HostStep, HostVector, batch_example
 from jtrpo.training.agent import make_agent
-from jtrpo.training.config import Hyperparams, TrainConfig
-from jtrpo.training.keys import keys_for
+from jtrpo.training.config import Hyperparams, TrainConfig, check_config, check_hyperparams
+from jtrpo.training.keys import keys_for, one_key
+from jtrpo.training.report import undefined
 from jtrpo.training.reuse import empty_window
 from jtrpo.training.rollout import EpisodeSummary, RolloutState, Trajectory, finite, forget, staggered
 from jtrpo.training.samples import mask_invalid
-from jtrpo.training.trainer import Metrics, Trainer, TrainState, make_learner, make_trainer, step_keys
+from jtrpo.training.trainer import (
+    Metrics,
+    Trainer,
+    TrainState,
+    check_evaluate,
+    check_state,
+    make_learner,
+    make_trainer,
+    step_keys,
+)
 
 Act = Callable[..., tuple[PyTree, Float[Array, " N"], PyTree, PyTree]]
 """``(*, observation, memory, step) -> (action, log_prob, action for the environment, memory)``."""
@@ -50,6 +59,7 @@ class HostTrainer(NamedTuple):
 
 def trainer_for(config: TrainConfig) -> Trainer | HostTrainer:
     """The trainer for where the environments are: :func:`make_trainer` or :func:`make_host_trainer`."""
+    check_config(config)
     return make_host_trainer(config) if isinstance(config.environment, HostEnvironment) else make_trainer(config)
 
 
@@ -72,6 +82,7 @@ def make_host_trainer(config: TrainConfig) -> HostTrainer:
     Raises:
         ValueError: an environment that is not on the host, or a memory with ``NEXT_STEP`` mode.
     """
+    check_config(config)
     environment = config.environment
     if not isinstance(environment, HostEnvironment):
         raise ValueError(f"env={config.env!r} can be compiled as a whole: use jtrpo.make_train or jtrpo.make_trainer")
@@ -98,7 +109,7 @@ def make_host_trainer(config: TrainConfig) -> HostTrainer:
         return action, distribution.log_prob(action), to_environment(action), memory
 
     def init(key: PRNGKeyArray, hyperparams: Hyperparams = Hyperparams()) -> TrainState:
-        return begin(key, hyperparams.check())
+        return jax.tree.map(jnp.copy, begin(one_key(key), check_hyperparams(hyperparams)))
 
     @jax.jit
     def begin(key: PRNGKeyArray, hyperparams: Hyperparams) -> TrainState:
@@ -121,6 +132,7 @@ def make_host_trainer(config: TrainConfig) -> HostTrainer:
         return Trajectory(*(room(each) for each in steps))._replace(memory=state.env_state.memory)
 
     def step(state: TrainState) -> tuple[TrainState, Metrics]:
+        check_state(state)
         state, trajectory, episodes = collect_trajectories(state, step_keys(state)[1])
         state, metrics = learn(state, trajectory, episodes)
         training.give_to(state)
@@ -157,7 +169,7 @@ def make_host_trainer(config: TrainConfig) -> HostTrainer:
         deterministic: bool = True,
         max_steps: int = 10_000,
     ) -> Float[np.ndarray, " num_episodes"]:
-        check_count("num_episodes", num_episodes, at_least=1)
+        check_evaluate(state, num_episodes, deterministic, max_steps)
         check_evaluation(environment)
         action_key, begin_key = keys_for(key, "evaluation", "evaluation environments")
         evaluation.begin(begin_key, config.num_envs)
@@ -273,7 +285,7 @@ class Episodes:
         finished, self._finished = self._finished, []
         returns, lengths = np.array(finished, float).reshape(-1, 2).T
         number = jax.dtypes.canonicalize_dtype(float).type
-        some = [returns.mean(), returns.min(), returns.max(), lengths.mean()] if finished else [np.nan] * 4
+        some = [returns.mean(), returns.min(), returns.max(), lengths.mean()] if finished else [undefined()] * 4
         return EpisodeSummary(np.int32(len(finished)), *(number(each) for each in some))  # type: ignore[arg-type]
 
 

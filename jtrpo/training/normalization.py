@@ -16,18 +16,18 @@ class RunningStatistics(NamedTuple):
     Attributes:
         samples: how many.
         mean: mean of each component; pytree of floating-point arrays.
-        m2: sum of squared deviations from the mean, shaped like ``mean``.
+        std: population standard deviation of each component, shaped like ``mean``: squares of large numbers would overflow.
     """
 
     samples: Float[Array, ""]
     mean: PyTree
-    m2: PyTree
+    std: PyTree
 
 
 def init_statistics(example: PyTree, samples: float = 0.0) -> RunningStatistics:
     """No samples yet, or a number of mean 0 and variance 1; components shaped like ``example``."""
     zeros = jax.tree.map(lambda x: jnp.zeros(jnp.shape(x), float), example)
-    return RunningStatistics(jnp.zeros(()) + samples, zeros, jax.tree.map(lambda x: x + samples, zeros))
+    return RunningStatistics(jnp.zeros(()) + samples, zeros, jax.tree.map(lambda x: x + float(samples > 0), zeros))
 
 
 def moments(
@@ -49,10 +49,18 @@ def moments(
         wide = jnp.promote_types(x.dtype, mean.dtype)  # sums of 16 bits would overflow
         return jnp.sum(jnp.where(mask, x, jnp.zeros_like(x)), axis=0, dtype=wide)
 
-    number, sums = sum_over((jnp.sum(counts, dtype=float), jax.tree.map(total, rows, like.mean)), axis_name)
-    mean = jax.tree.map(lambda x: x / jnp.maximum(number, 1.0), sums)
-    squares = jax.tree.map(lambda x, mean: total(jnp.square(x - mean[None]), mean), rows, mean)
-    return RunningStatistics(number, mean, sum_over(squares, axis_name))
+    def size(x: Array, mean: Array) -> Array:
+        return total(jnp.abs(x.astype(jnp.promote_types(x.dtype, mean.dtype))), mean)
+
+    sums = (jnp.sum(counts, dtype=float), *(jax.tree.map(each, rows, like.mean) for each in (total, size)))
+    number, *sums = sum_over(sums, axis_name)
+    mean, unit = (jax.tree.map(lambda x: x / jnp.maximum(number, 1.0), x) for x in sums)
+    unit = jax.tree.map(lambda x: jnp.where(x > 0, x, 1.0), unit)
+    squares = jax.tree.map(lambda x, mean, unit: total(jnp.square((x - mean[None]) / unit[None]), mean), rows, mean, unit)
+    std = jax.tree.map(
+        lambda unit, x: unit * jnp.sqrt(x / jnp.maximum(number, 1.0)), unit, sum_over(squares, axis_name)
+    )
+    return RunningStatistics(number, mean, std)
 
 
 def merge(
@@ -60,7 +68,8 @@ def merge(
 ) -> RunningStatistics:
     """Statistics of both, with each of the new samples counting as ``weight`` samples.
 
-    n = n_a + n_b,  mean = mean_a + d n_b / n,  m2 = m2_a + m2_b + d^2 n_a n_b / n,  with d = mean_b - mean_a
+    n = n_a + n_b,  mean = mean_a + d n_b / n,  with d = mean_b - mean_a
+    std^2 = std_a^2 n_a / n + std_b^2 n_b / n + d^2 n_a n_b / n^2
 
     Where that would not be finite the old ones come back: statistics never heal.
 
@@ -71,13 +80,13 @@ def merge(
     share = added / jnp.where(samples > 0, samples, 1.0)
     difference = jax.tree.map(jnp.subtract, new.mean, statistics.mean)
     mean = jax.tree.map(lambda m, d: m + d * share, statistics.mean, difference)
-    m2 = jax.tree.map(
-        lambda a, b, d: a + weight * b + jnp.square(d) * (statistics.samples * share),
-        statistics.m2,
-        new.m2,
-        difference,
-    )
-    merged = RunningStatistics(samples, mean, m2)
+
+    def spread(a: Array, b: Array, d: Array) -> Array:
+        unit = jnp.maximum(jnp.maximum(a, b), jnp.abs(d))
+        a, b, d = (jnp.square(x / jnp.where(unit > 0, unit, 1.0)) for x in (a, b, d))
+        return unit * jnp.sqrt((1.0 - share) * a + share * b + share * (1.0 - share) * d)
+
+    merged = RunningStatistics(samples, mean, jax.tree.map(spread, statistics.std, new.std, difference))
     return jax.tree.map(partial(jnp.where, (added > 0) & all_finite(merged)), merged, statistics)
 
 
@@ -103,12 +112,12 @@ def standard_deviation(statistics: RunningStatistics) -> PyTree:
     never zero and never mere rounding.
     """
 
-    def deviation(mean: Array, m2: Array) -> Array:
-        std, size = jnp.sqrt(m2 / jnp.where(statistics.samples > 0, statistics.samples, 1.0)), jnp.abs(mean)
+    def deviation(mean: Array, std: Array) -> Array:
+        size = jnp.abs(mean)
         scale = jnp.where(std > 100.0 * jnp.finfo(std.dtype).eps * size, std, size)
         return jnp.where(scale > 0, scale, 1.0)
 
-    return jax.tree.map(deviation, statistics.mean, statistics.m2)
+    return jax.tree.map(deviation, statistics.mean, statistics.std)
 
 
 def normalize(statistics: RunningStatistics, x: PyTree) -> PyTree:

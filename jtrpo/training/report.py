@@ -13,6 +13,11 @@ OnUpdate = Callable[[int, Any], None]
 """``(update, metrics)``: the number of an update, from 1, and what it reports, as NumPy arrays."""
 
 
+def undefined() -> float:
+    """What is reported where there is nothing to report: NaN, or infinity where JAX is told to stop at every NaN."""
+    return jnp.inf if jax.config.jax_debug_nans else jnp.nan
+
+
 def guarded(on_update: OnUpdate) -> OnUpdate:
     """The same, but it never raises: its first exception is logged, and from then on it is left alone.
 

@@ -12,6 +12,7 @@ from jtrpo.core.distributions import Distribution
 from jtrpo.envs.actions import environment_action
 from jtrpo.envs.check import check_reset, check_step
 from jtrpo.envs.protocol import Environment, EnvStep
+from jtrpo.training.report import undefined
 
 Actor = Callable[[PyTree, PyTree], tuple[Distribution, PyTree]]
 """A policy at fixed parameters and statistics: raw observations ``[N, ...]`` and memory to a distribution and memory."""
@@ -69,7 +70,8 @@ class Trajectory(NamedTuple):
 
 
 class EpisodeSummary(NamedTuple):
-    """The episodes that finished during one collection; means and extremes are NaN where none did.
+    """The episodes that finished during one collection; means and extremes are NaN where none did (infinite with
+    ``jax_debug_nans``).
 
     Attributes:
         finished: number of episodes.
@@ -307,8 +309,10 @@ def _add_finished(totals: tuple, done: Array, episode_return: Array, episode_len
 def _summarize(totals: tuple) -> EpisodeSummary:
     count, return_sum, return_min, return_max, length_sum = totals
     finished = jnp.sum(count)
-    mean = lambda total: jnp.where(finished > 0, jnp.sum(total, dtype=float) / jnp.maximum(finished, 1), jnp.nan)  # noqa: E731
-    some = lambda extreme: jnp.where(finished > 0, extreme, jnp.nan)  # noqa: E731
+    mean = lambda total: jnp.where(  # noqa: E731
+        finished > 0, jnp.sum(total, dtype=float) / jnp.maximum(finished, 1), undefined()
+    )
+    some = lambda extreme: jnp.where(finished > 0, extreme, undefined())  # noqa: E731
     return EpisodeSummary(
         finished=finished,
         return_mean=mean(return_sum),

@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from jtrpo.core.advantage import gae
 from jtrpo.core.batch import Batch
+from jtrpo.core.check import check_callable, check_count, check_static
 from jtrpo.core.objective import Objective, likelihood_ratio, mean_kl
 from jtrpo.core.trpo import TRPOInfo, trpo_update
 from jtrpo.core.vine import all_actions_objective, log_prob_of_each, self_normalized_objective
@@ -19,7 +20,7 @@ from jtrpo.envs.gymnasium import HostEnvironment
 from jtrpo.envs.protocol import time_limit
 from jtrpo.networks.torso import numeric
 from jtrpo.training.agent import Agent, make_agent
-from jtrpo.training.config import Hyperparams, TrainConfig, as_arrays
+from jtrpo.training.config import Hyperparams, TrainConfig, as_arrays, check_config, check_hyperparams
 from jtrpo.training.critic import CriticInfo, explained_variance, fit_critic, init_critic_optimizer
 from jtrpo.training.gauss_newton import fit_gauss_newton
 from jtrpo.training.keys import keys_for
@@ -91,6 +92,25 @@ class TrainState(NamedTuple):
     key: PRNGKeyArray
     update: Int[Array, ""]
     window: PyTree = ()
+
+
+def check_state(state: Any) -> None:
+    """Raise unless ``state`` is of one training.
+
+    Raises:
+        TypeError: something else than a :class:`TrainState`.
+        ValueError: the states of several trainings.
+    """
+    if not isinstance(state, TrainState):
+        raise TypeError(
+            f"state must be a jtrpo.TrainState, as init gives it; got {type(state).__name__} (step returns a pair, state and "
+            "metrics, and make_train's function a TrainResult, whose state it is)"
+        )
+    if jnp.ndim(state.update) != 0:
+        raise ValueError(
+            f"state must be of one training; got those of an axis of shape {jnp.shape(state.update)}: jax.vmap over it, or "
+            "take one by jax.tree.map(lambda x: x[0], state)"
+        )
 
 
 class Metrics(NamedTuple):
@@ -218,7 +238,10 @@ def make_learner(config: TrainConfig) -> Learner:
     def learn(state: TrainState, trajectory: Trajectory, episodes: EpisodeSummary) -> tuple[TrainState, Metrics]:
         key, _, critic_key, vine_key = step_keys(state)
         base, numbers = state.hyperparams, numbers_in_force(config, state.hyperparams, state.update)
-        state = state._replace(key=key, hyperparams=numbers)
+        # Where one number is out of range none counts, and by their NaN nothing learns.
+        in_range = numbers.in_range()
+        usable = jax.tree.map(lambda x: jnp.where(in_range, x, jnp.nan), numbers)
+        state = state._replace(key=key, hyperparams=usable)
         trajectory = mask_invalid(trajectory)
         state, recent = recall(state, trajectory)
         acting = state
@@ -420,6 +443,15 @@ def make_learner(config: TrainConfig) -> Learner:
     return Learner(init, learn)
 
 
+def check_evaluate(state: TrainState, num_episodes: int, deterministic: bool, max_steps: int) -> None:
+    """Raise by the name of the argument where an evaluation cannot be."""
+    check_state(state)
+    check_static("num_episodes", num_episodes, int)
+    check_count("num_episodes", num_episodes, at_least=1)
+    check_static("deterministic", deterministic, bool)
+    check_count("max_steps", max_steps, at_least=1)
+
+
 def step_keys(state: TrainState) -> list[PRNGKeyArray]:
     """Four keys: of the next state, of this one's collection, of its critic fit and of its branches."""
     return keys_for(state.key, "next", "collection", "critic fit", "branches")
@@ -453,6 +485,7 @@ def _actor(config: TrainConfig, agent: Agent, state: TrainState) -> Actor:
 
 
 def _build(config: TrainConfig) -> tuple[Trainer, Callable[[TrainState], Trajectory]]:
+    check_config(config)
     environment = config.environment
     if isinstance(environment, HostEnvironment):
         raise ValueError(
@@ -469,7 +502,7 @@ def _build(config: TrainConfig) -> tuple[Trainer, Callable[[TrainState], Traject
         learn = on_each_device(mesh, learn, (state_specs, trajectory_specs, everywhere), (state_specs, everywhere))
 
     def init(key: PRNGKeyArray, hyperparams: Hyperparams = Hyperparams()) -> TrainState:
-        hyperparams.check()
+        check_hyperparams(hyperparams)
         (env_key,) = keys_for(key, "environments")
         env_state = reset(environment, env_key, config.num_envs, agent.empty_memory(config.num_envs))
         state = learner.init(key, hyperparams, env_state, jax.tree.map(lambda x: x[0], env_state.observation))
@@ -477,13 +510,15 @@ def _build(config: TrainConfig) -> tuple[Trainer, Callable[[TrainState], Traject
             state = state._replace(
                 window=empty_window(jax.eval_shape(lambda: mask_invalid(next_trajectory(state))), config.reuse)
             )
-        return place(state)
+        return place(jax.tree.map(jnp.copy, state))  # each array its own, so that a step may be given all of them
 
     def step(state: TrainState) -> tuple[TrainState, Metrics]:
+        check_state(state)
         state, trajectory, episodes = collect_trajectories(state, step_keys(state)[1])
         return learn(state, trajectory, episodes)
 
     def next_trajectory(state: TrainState) -> Trajectory:
+        check_state(state)
         return collect_trajectories(state, step_keys(state)[1])[1]
 
     def collect_trajectories(state: TrainState, key: PRNGKeyArray) -> tuple[TrainState, Trajectory, EpisodeSummary]:
@@ -512,6 +547,8 @@ def _build(config: TrainConfig) -> tuple[Trainer, Callable[[TrainState], Traject
         deterministic: bool = True,
         max_steps: int = 10_000,
     ) -> Float[Array, " num_episodes"]:
+        check_evaluate(state, num_episodes, deterministic, max_steps)
+
         def actor(observation: PyTree, memory: PyTree, key: PRNGKeyArray) -> tuple[PyTree, PyTree]:
             distribution, memory = agent.policy(state, observation, memory)
             return distribution.mode() if deterministic else distribution.sample(key), memory
@@ -550,6 +587,8 @@ def make_train(config: TrainConfig, on_update: OnUpdate | None = None) -> Callab
         >>> jax.eval_shape(train, keys).metrics.policy.kl.shape  # [seeds, updates]
         (3, 2)
     """
+    if on_update is not None:
+        check_callable("on_update", on_update, "(update, metrics) -> None")
     trainer = make_trainer(config)
     report = None if on_update is None else make_report(on_update)
 

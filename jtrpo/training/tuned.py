@@ -101,7 +101,7 @@ def tuned(env: str, **settings: Any) -> tuple[TrainConfig, Hyperparams]:
 
     Examples:
         >>> config, hyperparams = jtrpo.tuned("Pendulum-v1", gamma=0.9)
-        >>> config.reuse, hyperparams.gamma
+        >>> config.reuse, float(hyperparams.gamma)
         (3, 0.9)
     """
     config, numbers = TUNED.get(env, ({}, {}))

@@ -16,9 +16,12 @@ def good_batch(**changes):
     return Batch(**(fields | changes))
 
 
-def test_check_batch_returns_the_batch_size():
-    assert check_batch(good_batch()) == 4
-    assert check_batch(good_batch(log_prob=np.zeros(4), weight=np.ones(4))) == 4
+def test_check_batch_returns_the_batch_in_arrays():
+    checked = check_batch(
+        good_batch(log_prob=[0, 0, 0, 0], weight=np.ones(4, bool), advantage=jnp.ones(4, jnp.bfloat16))
+    )
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(checked))
+    assert checked.log_prob.dtype == checked.weight.dtype == checked.advantage.dtype == jnp.float32
 
 
 @pytest.mark.parametrize(
