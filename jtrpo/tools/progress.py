@@ -87,8 +87,9 @@ class Progress:
         seen.updates += accepted.size
         seen.accepted += int(accepted.sum())
         returns = np.asarray(metrics.episode.return_mean)
-        if not np.isnan(returns).all():
-            seen.last_return = float(np.nanmean(returns))
+        returns = returns[np.isfinite(returns)]
+        if returns.size:
+            seen.last_return = float(np.mean(returns))
             seen.best_return = float(np.fmax(seen.best_return, seen.last_return))
         rate = accepted.size * (steps - seen.first) / (time.perf_counter() - seen.began)
         last = update >= self._config.num_updates

@@ -112,8 +112,8 @@ def explained_variance(
     size = jnp.max(jnp.abs(jnp.stack([value, target])))
     if axis_name is not None:
         size = jax.lax.pmax(size, axis_name)
-    # Squares of the values themselves may overflow.
-    value, target = (x / jnp.where(size > 0, size, 1.0) for x in (value, target))
+    exponent = jnp.frexp(size)[1]
+    value, target = (jnp.ldexp(x, -exponent) for x in (value, target))  # squares of the values themselves may overflow
     pair = (target - value, target)
     centred = [x - m for x, m in zip(pair, mean(pair), strict=True)]
     residual, variance = mean([jnp.square(x) for x in centred])
