@@ -169,8 +169,8 @@ def make_host_trainer(config: TrainConfig) -> HostTrainer:
         deterministic: bool = True,
         max_steps: int = 10_000,
     ) -> Float[np.ndarray, " num_episodes"]:
-        check_evaluate(state, num_episodes, deterministic, max_steps)
         check_evaluation(environment)
+        check_evaluate(state, num_episodes, deterministic, max_steps)
         action_key, begin_key = keys_for(key, "evaluation", "evaluation environments")
         evaluation.begin(begin_key, config.num_envs)
         policy = partial(act, _acting(state), key=action_key, deterministic=deterministic)
