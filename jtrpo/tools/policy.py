@@ -12,6 +12,7 @@ from jaxtyping import PRNGKeyArray, PyTree
 from jtrpo.envs.actions import environment_action
 from jtrpo.tools.checkpoint import load
 from jtrpo.training.agent import make_agent
+from jtrpo.training.keys import one_key
 
 
 def load_policy(directory: str | Path, env: Any = None) -> Callable[..., tuple[Any, PyTree]]:
@@ -50,8 +51,8 @@ def load_policy(directory: str | Path, env: Any = None) -> Callable[..., tuple[A
         in_jax = any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(observation)) or isinstance(
             key, jax.core.Tracer
         )
-        if key is not None and not isinstance(key, jax.Array | np.ndarray):
-            raise TypeError(f"key must be a random key, such as jax.random.key(0); got {key!r}")
+        if key is not None:
+            key = one_key(key)
         observation = _as_arrays(observation_space, observation, "observation")
         batch = _batch_of(observation_space, observation)
         if batch is None:
