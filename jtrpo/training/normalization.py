@@ -56,7 +56,9 @@ def moments(
     number, *sums = sum_over(sums, axis_name)
     mean, unit = (jax.tree.map(lambda x: x / jnp.maximum(number, 1.0), x) for x in sums)
     unit = jax.tree.map(lambda x: jnp.where(x > 0, x, 1.0), unit)
-    squares = jax.tree.map(lambda x, mean, unit: total(jnp.square((x - mean[None]) / unit[None]), mean), rows, mean, unit)
+    squares = jax.tree.map(
+        lambda x, mean, unit: total(jnp.square((x - mean[None]) / unit[None]), mean), rows, mean, unit
+    )
     std = jax.tree.map(
         lambda unit, x: unit * jnp.sqrt(x / jnp.maximum(number, 1.0)), unit, sum_over(squares, axis_name)
     )
