@@ -264,7 +264,7 @@ def try_spaces(observation, action, masked, form, seed, train):
             one = jax.tree.map(lambda x, i=i: x[i], sent)
             assert in_space_on_the_host(action, one), (one, action)
 
-    if any(np.max(np.abs(x), initial=0) > 1e17 for x in jax.tree.leaves(pool)):
+    if any(np.max(np.abs(np.asarray(x, float)), initial=0) > 1e17 for x in jax.tree.leaves(pool)):
         return "looked at"  # squares of what is seen are beyond 32 bits: no statistics, and nothing to tell apart
     torso = Torso(observation, hidden_sizes=())
     features = np.asarray(torso.apply({"params": params["params"]["encoder"].get("Torso_0", {})}, seen))
