@@ -334,7 +334,8 @@ def _config_of(settings: dict[str, Any], env: Any) -> TrainConfig:
     name = wanted.get("env")
     if env is None and (not isinstance(name, str) or ":" in name.removeprefix(PREFIX).removeprefix("brax:")):
         raise ValueError(
-            f"the checkpoint names the environment {name!r}, which would import a module; if you trust it, give env={name!r}"
+            f"the checkpoint names the environment {name!r}, which would import a module; if you trust it, give env={name!r} "
+            "(`--env` on the command line)"
         )
     try:
         config = TrainConfig(**wanted)

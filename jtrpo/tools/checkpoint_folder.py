@@ -108,7 +108,9 @@ def write(directory: Path, run: dict[str, Any], arrays: dict[str, Any], *, prove
         if prove:  # which orbax wants all processes to do together, too
             _check_same(read_arrays(writing / _ARRAYS), arrays)
         if is_lead():
-            files = {path.relative_to(writing).as_posix(): sha256(path.read_bytes()) for path in _files(writing)}
+            files = {
+                path.relative_to(writing).as_posix(): sha256(path.read_bytes()) for path in _files(writing / _ARRAYS)
+            }
             run = {**run, "files": files}
             run["digest"] = _digest(run)
             (writing / _SETTINGS).write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
@@ -116,7 +118,7 @@ def write(directory: Path, run: dict[str, Any], arrays: dict[str, Any], *, prove
             sync(writing)
             _put(writing, directory, run["update"])  # from here on it is there, and whole
     except Exception:
-        if is_lead():
+        if is_lead() and _is_own(writing):
             shutil.rmtree(writing, ignore_errors=True)
         raise
 
@@ -141,7 +143,7 @@ def clean(directory: Path) -> None:
     """Finish what a process that was killed had begun."""
     for path in list(directory.iterdir()):
         if re.fullmatch(re.escape(_UNDER_WAY) + "[0-9]+", path.name) and path.is_dir() and not path.is_symlink():
-            if all(each.name == _SETTINGS or each.name.startswith(_ARRAYS) for each in path.iterdir()):
+            if _is_own(path):
                 shutil.rmtree(path, ignore_errors=True)
         elif path.name.startswith(_REPLACED) and _holds(path, _SETTINGS):
             place = directory / path.name.removeprefix(_REPLACED)
@@ -152,6 +154,12 @@ def clean(directory: Path) -> None:
         elif re.fullmatch("[0-9]+(-jtrpo)?", path.name) and _holds(path, _LEAVING):
             with suppress(OSError, ValueError, TypeError, KeyError):
                 remove(path)
+
+
+def _is_own(writing: Path) -> bool:
+    """Whether all in it is of a checkpoint that was being written."""
+    names = [path.name for path in writing.iterdir()] if writing.is_dir() else []
+    return all(name in (_SETTINGS, _ARRAYS) or name.startswith(f"{_ARRAYS}.orbax-checkpoint-tmp") for name in names)
 
 
 def _put(writing: Path, directory: Path, update: int) -> None:

@@ -58,7 +58,7 @@ def environment_name(config: TrainConfig) -> str:
     environment = config.environment
     if type(environment).__repr__ is object.__repr__:
         return type(environment).__qualname__
-    return re.sub(r"( at|:)? ?0x[0-9a-fA-F]+", "", repr(environment))
+    return _without_address(environment)
 
 
 def fingerprint(config: TrainConfig) -> dict[str, Any]:
@@ -101,6 +101,8 @@ def _parameters(path: str, value: Any, above: tuple[int, ...]) -> Iterator[tuple
     if id(value) in above or len(above) > _DEEPEST:
         return
     above = (*above, id(value))
+    if isinstance(value, np.ndarray) and value.dtype == object:
+        value = value.tolist()
     if isinstance(value, bool | str | None):
         yield path, value
     elif isinstance(value, enum.Enum):
@@ -111,7 +113,7 @@ def _parameters(path: str, value: Any, above: tuple[int, ...]) -> Iterator[tuple
         yield path, _space(value)
     elif isinstance(value, Mapping):
         for key in sorted(value, key=str):
-            yield from _parameters(f"{path}.{key}", value[key], above)
+            yield from _parameters(f"{path}.{_without_address(key)}", value[key], above)
     elif isinstance(value, set | frozenset):
         yield path, sorted(str(dict(_parameters("x", each, above))) for each in value)
     elif isinstance(value, tuple | list):
@@ -159,9 +161,8 @@ def _number(value: Any) -> Any:
     if isinstance(value, int):
         return value
     array = np.asarray(value)
-    if array.dtype == object or array.dtype.kind in "SUV" or array.size > _SMALL:
-        content = repr(array.tolist()).encode() if array.dtype == object else np.ascontiguousarray(array).tobytes()
-        return f"{array.dtype}{list(array.shape)} {_digest(content)}"
+    if array.dtype.kind in "SUV" or array.size > _SMALL:
+        return f"{array.dtype}{list(array.shape)} {_digest(np.ascontiguousarray(array).tobytes())}"
     plain = array.astype(complex if array.dtype.kind == "c" else array.dtype if array.dtype.kind in "biu" else float)
     whole = json.dumps(plain.tolist()) if plain.dtype.kind != "c" and np.isfinite(plain).all() else None
     return str(plain.tolist()) if whole is None else json.loads(whole)
@@ -180,7 +181,11 @@ def _space(space: Any) -> str:
         return f"Box({_number(low)}, {_number(high)}, {space.shape}, {space.dtype})"
     if isinstance(space, spaces.MultiDiscrete):
         return f"MultiDiscrete({_number(space.nvec)}, start={_number(space.start)})"
-    return repr(space)
+    return _without_address(space)
+
+
+def _without_address(value: Any) -> str:
+    return re.sub(r"( at|:)? ?0x[0-9a-fA-F]+", "", value if isinstance(value, str) else repr(value))
 
 
 def _name(kind: type) -> str:

@@ -74,7 +74,8 @@ class Lock:
         if os.fstat(descriptor).st_size == 0 or _read(descriptor):  # what somebody else wrote stays
             with suppress(OSError):  # a full disk: it is held all the same
                 os.truncate(descriptor, 0)
-                os.pwrite(descriptor, json.dumps(mine).encode(), 0)
+                os.lseek(descriptor, 0, os.SEEK_SET)
+                os.write(descriptor, json.dumps(mine).encode())
 
     def release(self) -> None:
         """Give it back. The file stays: removing it would let two others each lock a file of their own."""
@@ -109,7 +110,8 @@ def _lock(descriptor: int) -> None:
 
 def _read(descriptor: int) -> dict[str, Any]:
     try:
-        holder = json.loads(os.pread(descriptor, 4096, 0))
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        holder = json.loads(os.read(descriptor, 4096))
         return holder if isinstance(holder, dict) and {"pid", "host", "since"} <= holder.keys() else {}
     except (OSError, ValueError):
         return {}
