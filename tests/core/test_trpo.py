@@ -11,7 +11,6 @@ from jax.flatten_util import ravel_pytree
 
 from jtrpo import Batch, Categorical, DiagGaussian, TRPOInfo, UpdateStatus, mean_kl, trpo_update
 from jtrpo.core.batch import stratified
-from tests.devices import run_on
 
 OBSERVATION, HIDDEN, ACTIONS, DIMENSIONS = 3, 4, 3, 2
 
@@ -513,43 +512,6 @@ def test_means_over_a_mapped_axis_equal_those_of_the_whole_batch(problem64):
     parts = jax.jit(jax.vmap(part, in_axes=(None, 0), axis_name="i"))(params, halves)
     for i in range(2):
         assert_close(jax.tree.map(lambda x, i=i: x[i], parts), expected, 1e-8)
-
-
-SHARDED = """
-import jax
-jax.config.update("jax_enable_x64", True)  # so that a wrong sum cannot hide in the rounding
-import jtrpo
-import jax.numpy as jnp
-import numpy as np
-from jax.sharding import AxisType, PartitionSpec as P
-
-def policy(params, observation):
-    return jtrpo.DiagGaussian(jnp.tanh(observation @ params["w"]) @ params["v"], params["log_std"])
-
-keys = jax.random.split(jax.random.key(0), 6)
-params = {"w": jax.random.normal(keys[0], (3, 4)), "v": jax.random.normal(keys[1], (4, 2)), "log_std": jnp.zeros(2)}
-observation, noise = jax.random.normal(keys[2], (8, 3)), jax.random.normal(keys[3], (8, 2))
-weight = jnp.array([1.0, 2, 0, 1, 1, 0, 0, 3])
-old = policy(params, observation)
-action = old.mean + noise
-batch = jtrpo.Batch(observation, action, jax.random.normal(keys[4], (8,)), old.log_prob(action) + 0.1, weight)
-
-assert len(jax.devices()) == 2
-mesh = jax.make_mesh((2,), ("data",), axis_types=(AxisType.Auto,))
-uneven = {"fisher_fraction": 0.4}  # three samples: two of one device, one of the other
-for settings in ({}, {"fisher_fraction": 0.5}, uneven, {"constraint": "kl_max", "preconditioner": "diagonal"}):
-    whole = jax.jit(lambda p, b: jtrpo.trpo_update(policy, p, b, **settings))(params, batch)
-    def local(p, b):
-        return jtrpo.trpo_update(policy, p, b, axis_name="data", **settings)
-    sharded = jax.jit(jax.shard_map(local, mesh=mesh, in_specs=(P(), P("data")), out_specs=P()))(params, batch)
-    assert whole[1].accepted and whole[1].kl > 1e-4
-    jax.tree.map(lambda s, w: np.testing.assert_allclose(s, w, rtol=1e-8, atol=1e-8), sharded, whole)
-print("equal")
-"""
-
-
-def test_two_devices_under_shard_map_give_the_result_of_one():
-    assert run_on(2, SHARDED).endswith("equal\n")
 
 
 @gaussian_only

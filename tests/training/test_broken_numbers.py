@@ -1,5 +1,7 @@
 """What is not finite is left out and counted, and training goes on with what is whole."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,22 +12,25 @@ from jtrpo.training.normalization import init_statistics, update_statistics
 from jtrpo.training.trainer import make_collect, make_learner
 from tests import probes
 
+PLACES = ("reward", "observation", "final_observation")
+
 
 class Faulty(probes.MatchObservation):
-    """Goes wrong once in a while, in one place; a broken observation stays broken, since it belongs to the state."""
+    """Goes wrong once in a while, in any place and way; a broken observation stays broken, since it belongs to the state."""
 
-    def __init__(self, place, value):
+    def __init__(self):
         super().__init__(probes.DISCRETE)
-        self.place, self.value = place, value
 
     def reset(self, key):
         observation, sign = super().reset(key)
         return observation, (sign, jnp.float32(0.0))
 
     def step(self, key, state, action):
-        fault_key, reset_key = jax.random.split(key)
-        fault = jnp.where(jax.random.bernoulli(fault_key, 0.002), self.value, 0.0)
-        at = lambda place: fault if place == self.place else 0.0  # noqa: E731
+        when, where, what, reset_key = jax.random.split(key, 4)
+        broken = jax.random.bernoulli(when, 0.005)
+        value = jax.random.choice(what, jnp.array([jnp.nan, jnp.inf, -jnp.inf]))
+        place = jax.random.randint(where, (), 0, len(PLACES))
+        at = lambda name: jnp.where(broken & (place == PLACES.index(name)), value, 0.0)  # noqa: E731
         (sign, wound), never = state, jnp.bool_(False)
         reward = ((action == 1) == (sign == 1)).astype(float)
         observation, (sign, _) = self.reset(reset_key)
@@ -41,42 +46,41 @@ def finite(tree):
     return all(np.isfinite(x).all() for x in leaves)
 
 
-@pytest.mark.parametrize(
-    ("place", "value", "settings"),
-    [
-        ("reward", np.nan, {"critic": "gauss_newton", "critic_epochs": 1}),
-        ("reward", np.inf, {}),
-        ("observation", np.nan, {"memory": "gru"}),
-        ("observation", np.inf, {"normalize_observations": False}),
-        ("final_observation", -np.inf, {}),
-    ],
-)
-def test_a_fault_of_the_environment_costs_the_samples_that_have_it_and_no_more(place, value, settings):
-    config = jtrpo.TrainConfig(
-        Faulty(place, value), num_envs=8, num_steps=16, hidden_sizes=(8,), critic_minibatches=2, **settings
-    )
+@functools.cache
+def faulty(**settings):
+    """A state, and the program of an update together with what it collects."""
+    config = jtrpo.TrainConfig(Faulty(), num_envs=8, num_steps=16, hidden_sizes=(8,), critic_minibatches=2, **settings)
     trainer = jtrpo.make_trainer(config)
-    step, collect = jax.jit(trainer.step), jax.jit(make_collect(config))
-    state = jax.jit(trainer.init)(jax.random.key(0))
-    broken = 0
+    update = jax.jit(lambda state: (*trainer.step(state), make_collect(config)(state)))
+    return jax.jit(trainer.init)(jax.random.key(0)), update
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"memory": "gru", "critic": "gauss_newton", "critic_epochs": 1, "normalize_observations": False}],
+    ids=["defaults", "memory"],
+)
+def test_a_fault_of_the_environment_costs_the_samples_that_have_it_and_no_more(settings):
+    state, update = faulty(**settings)
+    broken = np.zeros(len(PLACES), int)
     for _ in range(40):
-        trajectory = jax.device_get(collect(state))
+        state, metrics, trajectory = update(state)
         numbers = (trajectory.reward, trajectory.observation[..., 0], trajectory.final_observation[..., 0])
-        bad = ~np.isfinite(numbers).all(axis=0)
-        state, metrics = step(state)
-        broken += bad.any()
+        faults = ~np.isfinite(np.asarray(numbers))
+        bad = faults.any(axis=0)
+        broken += faults.any(axis=(1, 2))
         assert metrics.samples.invalid == bad.sum()
         assert metrics.policy.accepted
         assert metrics.critic.accepted
         assert finite((state.policy_params, state.critic_params, state.critic_optimizer, state.env_state.memory))
         assert finite((state.observation_statistics, state.return_statistics, state.discounted_return))
         assert finite(state.env_state.observation)  # a broken environment begins anew
-    assert broken >= 2
+    assert (broken >= 2).all()
     counted = state.return_statistics.samples
     assert 0.8 * 40 * 128 < counted < 40 * 128
 
 
-@pytest.mark.parametrize("memory", [None, "gru"])
+@pytest.mark.parametrize("memory", [pytest.param(None, marks=pytest.mark.slow), "gru"])
 def test_nothing_of_a_broken_sample_reaches_the_update_but_its_place(memory):
     config = jtrpo.TrainConfig("CartPole-v1", num_envs=4, num_steps=16, hidden_sizes=(8,), memory=memory, reuse=2)
     state = jax.jit(jtrpo.make_trainer(config).init)(jax.random.key(0))
@@ -102,10 +106,9 @@ def test_nothing_of_a_broken_sample_reaches_the_update_but_its_place(memory):
 
 
 def test_a_critic_that_diverges_comes_back_as_it_was_and_leaves_the_policy_finite():
-    config = jtrpo.TrainConfig(probes.MatchObservation(probes.DISCRETE), num_envs=8, num_steps=16, hidden_sizes=(8,))
-    trainer = jtrpo.make_trainer(config)
-    state = trainer.init(jax.random.key(0), jtrpo.Hyperparams(critic_learning_rate=1e30))
-    following, metrics = jax.jit(trainer.step)(state)
+    state, update = faulty()
+    state = state._replace(hyperparams=state.hyperparams._replace(critic_learning_rate=jnp.float32(1e30)))
+    following, metrics, _ = update(state)
     assert not metrics.critic.accepted
     assert jax.tree.all(jax.tree.map(np.array_equal, state.critic_params, following.critic_params))
     assert jax.tree.all(jax.tree.map(np.array_equal, state.critic_optimizer, following.critic_optimizer))

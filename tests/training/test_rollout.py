@@ -53,6 +53,12 @@ def test_episodes_are_counted_across_collections_and_never_stacked():
     np.testing.assert_array_equal(end.episode_length, 1)
 
 
+def test_no_episode_finished_gives_means_of_nan():
+    _, _, episodes = run(Long(probes.DISCRETE), 4, 7)
+    assert int(episodes.finished) == 0
+    assert np.isnan([episodes.return_mean, episodes.length_mean]).all()
+
+
 def test_stagger_cuts_each_environment_once_at_evenly_spread_times():
     env, num_envs, num_steps, limit = Long(probes.DISCRETE), 8, 5, 40
     state = reset(env, jax.random.key(0), num_envs)
