@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from jupyter_client import KernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
@@ -32,30 +33,40 @@ def streams(notebook, name):
     )
 
 
-@pytest.fixture
-def kernel(tmp_path, monkeypatch):
-    """Name of a kernel that runs on this very Python and this checkout, whatever kernels are installed."""
-    name = "jtrpo-tests"
-    spec = tmp_path / "jupyter" / "kernels" / name / "kernel.json"
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory):
+    """A kernel for all notebooks, on this very Python and this checkout, whatever kernels are installed."""
+    folder, name = tmp_path_factory.mktemp("notebooks"), "jtrpo-tests"
+    spec = folder / "jupyter" / "kernels" / name / "kernel.json"
     spec.parent.mkdir(parents=True)
     argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     spec.write_text(json.dumps({"argv": argv, "display_name": name, "language": "python"}))
-    for variable, folder in (
-        ("JUPYTER_PATH", "jupyter"),
-        ("JUPYTER_CONFIG_DIR", "config"),
-        ("JUPYTER_RUNTIME_DIR", "runtime"),
-        ("IPYTHONDIR", "ipython"),
-    ):
-        (tmp_path / folder).mkdir(exist_ok=True)
-        monkeypatch.setenv(variable, str(tmp_path / folder))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])))
-    monkeypatch.setenv("JTRPO_NOTEBOOK_SMALL", "1")
-    monkeypatch.delenv("MPLBACKEND", raising=False)  # so that the kernel draws into the notebook
-    return name
+    with pytest.MonkeyPatch.context() as patch:
+        for variable, place in (
+            ("JUPYTER_PATH", "jupyter"),
+            ("JUPYTER_CONFIG_DIR", "config"),
+            ("JUPYTER_RUNTIME_DIR", "runtime"),
+            ("IPYTHONDIR", "ipython"),
+        ):
+            (folder / place).mkdir(exist_ok=True)
+            patch.setenv(variable, str(folder / place))
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])))
+        patch.setenv("JTRPO_NOTEBOOK_SMALL", "1")
+        patch.delenv("MPLBACKEND", raising=False)  # so that the kernel draws into the notebook
+        manager = KernelManager(kernel_name=name)
+        manager.start_kernel(cwd=str(folder))
+        yield manager
+        manager.shutdown_kernel(now=True)
 
 
-def execute(notebook, kernel, folder):
-    NotebookClient(notebook, timeout=300, kernel_name=kernel, resources={"metadata": {"path": str(folder)}}).execute()
+def execute(notebook, kernel):
+    """Run it from top to bottom, with nothing left of the notebook before but what was compiled."""
+    notebook.cells.insert(0, nbformat.v4.new_code_cell("%reset -f"))
+    client = NotebookClient(notebook, km=kernel, timeout=300)
+    try:
+        client.execute()
+    finally:
+        client.kc.stop_channels()
     return notebook
 
 
@@ -81,15 +92,14 @@ def test_there_are_notebooks():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_notebook_runs(path, kernel, tmp_path):
+def test_notebook_runs(path, kernel):
     notebook = read(path)
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = []
-    check_outputs(execute(notebook, kernel, tmp_path))
+    check_outputs(execute(notebook, kernel))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_saved_notebook_is_complete(path):
     notebook = read(path)
@@ -119,7 +129,7 @@ def test_saved_notebook_is_complete(path):
     ],
     ids=["fails", "warns", "draws nothing"],
 )
-def test_a_bad_notebook_is_noticed(source, error, message, kernel, tmp_path):
+def test_a_bad_notebook_is_noticed(source, error, message, kernel):
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
     with pytest.raises(error, match=message):
-        check_outputs(execute(notebook, kernel, tmp_path))
+        check_outputs(execute(notebook, kernel))
