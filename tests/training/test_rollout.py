@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jtrpo
-from jtrpo.training.rollout import begin_anew, collect, reset, staggered
+from jtrpo.training.rollout import Trajectory, begin_anew, collect, discounted_returns, reset, staggered
 from tests import probes
 
 
@@ -57,6 +57,25 @@ def test_no_episode_finished_gives_means_of_nan():
     _, _, episodes = run(Long(probes.DISCRETE), 4, 7)
     assert int(episodes.finished) == 0
     assert np.isnan([episodes.return_mean, episodes.length_mean]).all()
+
+
+def test_discounted_returns_are_those_of_a_plain_loop():
+    rng, gamma = np.random.default_rng(0), 0.7
+    reward, before = rng.normal(size=(6, 2)), rng.normal(size=2)
+    terminated, truncated, valid = (rng.random((6, 2)) < chance for chance in (0.2, 0.2, 0.8))
+    nothing = jnp.zeros((6, 2))
+    trajectory = Trajectory(
+        nothing, nothing, nothing, *map(jnp.asarray, (reward, terminated, truncated)), nothing, valid=jnp.asarray(valid)
+    )
+    running, returns = discounted_returns(trajectory, jnp.asarray(before), gamma)
+    for env in range(2):
+        total = before[env]
+        for step in range(6):
+            total = reward[step, env] + gamma * total
+            np.testing.assert_allclose(returns[step, env], total, rtol=1e-5)
+            if terminated[step, env] or truncated[step, env] or not valid[step, env]:
+                total = 0.0
+        np.testing.assert_allclose(running[env], total, rtol=1e-5)
 
 
 def test_stagger_cuts_each_environment_once_at_evenly_spread_times():
