@@ -2,6 +2,7 @@ import gc
 import os
 import shutil
 import tempfile
+from pathlib import Path
 
 # Workers and the processes that tests start compile each program once between them; none of it reaches the user's home.
 OWNS_PROGRAMS = "JTRPO_TEST_PROGRAMS" not in os.environ
@@ -29,6 +30,29 @@ gc.set_threshold(50_000)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 hypothesis.settings.register_profile("jtrpo", deadline=None, derandomize=True, database=None, max_examples=40)
 hypothesis.settings.load_profile("jtrpo")
+
+
+# The files that take longest come first, so that no worker is left alone with one of them.
+LONGEST = (
+    "tools/test_distributed.py",
+    "test_notebooks.py",
+    "training/test_mesh.py",
+    "test_process.py",
+    "training/test_trainer.py",
+    "training/test_memory.py",
+    "training/test_broken_numbers.py",
+    "training/test_host.py",
+    "tools/test_cli.py",
+    "training/test_vine.py",
+    "training/test_acting_kl.py",
+    "networks/test_spaces.py",
+    "training/test_probes.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    place = {Path(__file__).parent / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(LONGEST)))
 
 
 def pytest_addoption(parser):

@@ -6,6 +6,7 @@ from jtrpo.tools import run as module
 from jtrpo.tools.checkpoint import Checkpoints
 from jtrpo.tools.run import run_training
 
+
 @pytest.fixture(scope="session", autouse=True)
 def _programs_are_shared():
     """What a run compiles is kept for the next run of the same settings: to trace it again takes longer than these runs."""

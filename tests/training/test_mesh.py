@@ -19,7 +19,7 @@ def errors(request):
     cases = [item.callspec.params["case"] for item in items if "errors" in item.fixturenames]
     command = [sys.executable, "-m", "tests.training.on_eight_devices", *cases]
     done = subprocess.run(
-        command, env=environment(8), cwd=ROOT, capture_output=True, text=True, timeout=500, check=False
+        command, env=environment(8), cwd=ROOT, capture_output=True, text=True, timeout=1500, check=False
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout.splitlines()[-1])
