@@ -54,17 +54,21 @@ def test_the_search_measures_the_objective_and_the_kl_that_the_step_was_made_for
     noise = [jax.random.normal(key, x.shape) for key, x in zip(keys, [*leaves, *leaves], strict=True)]
     params = structure.unflatten([x + 0.3 * y for x, y in zip(leaves, noise, strict=False)])
     v = structure.unflatten(noise[len(leaves) :])
-    old = network.apply(params, observation)
-    action = old.sample(jax.random.key(3))
-    batch = Batch(observation, action, jax.random.normal(jax.random.key(4), (32,)), old.log_prob(action))
-    along = lambda t: network.apply(jax.tree.map(lambda x, u: x + t * u, params, v), observation)  # noqa: E731
     dot = lambda x, y: sum(jax.tree.leaves(jax.tree.map(lambda a, b: jnp.vdot(a, b), x, y)))  # noqa: E731
 
-    curvature = jax.grad(jax.grad(lambda t: mean_kl(old, along(t))))(0.0)
-    np.testing.assert_allclose(
-        dot(v, fisher_vector_product(network.apply, params, observation, v)), curvature, rtol=1e-8
-    )
-    _, info = trpo_update(network.apply, params, batch, normalize_advantage=False, max_kl=1e-9, cg_iterations=1)
-    gradient = jax.grad(lambda p: surrogate(network.apply(p, observation), batch))(params)
-    np.testing.assert_allclose(info.gradient_norm, dot(gradient, gradient) ** 0.5, rtol=1e-8)
+    @jax.jit
+    def measure(params, v):
+        old = network.apply(params, observation)
+        action = old.sample(jax.random.key(3))
+        batch = Batch(observation, action, jax.random.normal(jax.random.key(4), (32,)), old.log_prob(action))
+        along = lambda t: network.apply(jax.tree.map(lambda x, u: x + t * u, params, v), observation)  # noqa: E731
+        curvature = jax.grad(jax.grad(lambda t: mean_kl(old, along(t))))(0.0)
+        product = fisher_vector_product(network.apply, params, observation, v)
+        _, info = trpo_update(network.apply, params, batch, normalize_advantage=False, max_kl=1e-9, cg_iterations=1)
+        gradient = jax.grad(lambda p: surrogate(network.apply(p, observation), batch))(params)
+        return curvature, dot(v, product), dot(gradient, gradient) ** 0.5, info
+
+    curvature, form, gradient_norm, info = measure(params, v)
+    np.testing.assert_allclose(form, curvature, rtol=1e-8)
+    np.testing.assert_allclose(info.gradient_norm, gradient_norm, rtol=1e-8)
     np.testing.assert_allclose(info.objective_after - info.objective_before, info.predicted_improvement, rtol=1e-3)

@@ -65,7 +65,7 @@ def test_recurrent_fisher_product_equals_the_dense_one_with_episode_ends_inside_
         old, new = jax.nn.log_softmax(gru_by_hand(params, seen)), jax.nn.log_softmax(gru_by_hand(unravel(x), seen))
         return jnp.average(jnp.sum(jnp.exp(old) * (old - new), axis=-1), weights=weight)
 
-    dense = jax.hessian(mean_kl)(flat)
+    dense = jax.jit(jax.hessian(mean_kl))(flat)
     vector = jnp.cos(jnp.arange(flat.size, dtype=float))
     product = fisher_vector_product(policy, params, seen, unravel(vector), weight=weight, sequence_length=LENGTH)
     expected = dense @ vector
