@@ -65,7 +65,7 @@ def run(key):
 returns, kl = run(jax.random.split(jax.random.key(0), 8))
 print(returns.tolist() + [float(kl.max())])
 """
-    *returns, kl = json.loads(python(code, timeout=420))
+    *returns, kl = json.loads(python(code, timeout=900))
     assert len(returns) == 8
     assert sum(returns) / 8 >= 450, returns
     assert kl <= 0.01

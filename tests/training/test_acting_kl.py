@@ -57,14 +57,14 @@ def assert_within(acting, metrics):
 )  # fmt: skip
 def test_in_every_update(env, settings, tmp_path):
     config = jtrpo.TrainConfig(env, **{**SMALL, **settings})
-    update, moved = acting_updates(config), []
+    step, moved = acting_updates(config), []
     state = jax.jit(jtrpo.make_trainer(config).init)(jax.random.key(0), jtrpo.Hyperparams(max_kl=0.01))
     for update in range(UPDATES):
         if env == "CartPole-v1" and update == 2:  # a run that was stopped and resumed
             with Checkpoints(tmp_path, config) as checkpoints:
                 checkpoints.save(state)
                 state = checkpoints.restore().state
-        state, metrics, acting, drift = update(state)
+        state, metrics, acting, drift = step(state)
         assert_within(acting, metrics)
         moved.append(drift / 0.01)
     assert 0.01 < max(moved) < 0.3  # a tenth by a quadratic model
