@@ -10,8 +10,13 @@ from tests import probes
 
 SPACES = {
     "multi discrete": spaces.MultiDiscrete([2, 3]),
-    "dict": spaces.Dict({"push": spaces.Box(-1.0, 1.0, (2, 2)), "turn": spaces.Discrete(3, start=1)}),
-    "tuple": spaces.Tuple([spaces.Discrete(2), spaces.MultiBinary(2)]),
+    "nested": spaces.Dict(
+        {
+            "push": spaces.Box(-1.0, 1.0, (2, 2)),
+            "turn": spaces.Discrete(3, start=1),
+            "both": spaces.Tuple([spaces.Discrete(2), spaces.MultiBinary(2)]),
+        }
+    ),
 }
 
 
@@ -71,9 +76,14 @@ class Masked(probes.ObservedReward):
         return jtrpo.EnvStep(observation, following, reward, jnp.bool_(True), jnp.bool_(False), self.view(state))
 
 
-def test_illegal_actions_have_probability_zero_and_the_best_legal_one_is_learned():
+@pytest.fixture(scope="module")
+def masked():
     settings = config(Masked(spaces.Discrete(3)), total_timesteps=128 * 80)
-    result = jax.jit(jtrpo.make_train(settings))(jax.random.key(0), NUMBERS)
+    return settings, jax.jit(jtrpo.make_train(settings))(jax.random.key(0), NUMBERS)
+
+
+def test_illegal_actions_have_probability_zero_and_the_best_legal_one_is_learned(masked):
+    settings, result = masked
     assert float(result.metrics.episode.return_min.min()) >= 0.0  # no illegal action in any episode
     observation = jax.vmap(Masked.view, in_axes=(None, 0))(settings.environment, jnp.array([-1, 1]))
     distribution, _ = jtrpo.make_agent(settings).policy(result.state, observation)
@@ -85,9 +95,8 @@ def test_illegal_actions_have_probability_zero_and_the_best_legal_one_is_learned
         assert jnp.isfinite(leaf).all()
 
 
-def test_categories_and_masks_are_not_centred_and_boxes_are():
-    settings = config(Masked(spaces.Discrete(3)), total_timesteps=128 * 3)
-    state = jax.jit(jtrpo.make_train(settings))(jax.random.key(0)).state
+def test_categories_and_masks_are_not_centred_and_boxes_are(masked):
+    settings, (state, _) = masked
     observation = {"sign": jnp.array([[0.7]]), "action_mask": jnp.array([[True, False, True]])}
     seen = jtrpo.make_agent(settings).see(state, observation)
     np.testing.assert_array_equal(seen["action_mask"], observation["action_mask"])

@@ -140,7 +140,7 @@ def test_wrong_input_exits_with_2_and_a_message_without_traceback(arguments, wor
 
 
 def test_the_module_runs_as_a_program():
-    done = subprocess.run([sys.executable, "-m", "jtrpo", "envs"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-m", "jtrpo", "envs"], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "Pendulum-v1" in done.stdout
 
