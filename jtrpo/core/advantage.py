@@ -91,5 +91,6 @@ def gae(
         return trace_t * advantage, advantage
 
     steps = (delta, decay, trace)
-    _, advantage = jax.lax.scan(accumulate, jnp.zeros(delta.shape[1:], delta.dtype), steps, reverse=True, unroll=8)
+    nothing = jnp.sum(delta[:0], axis=0)  # zeros on the devices that delta is on, even where there are no steps
+    _, advantage = jax.lax.scan(accumulate, nothing, steps, reverse=True, unroll=8)
     return advantage, trace * advantage + value
