@@ -5,6 +5,9 @@ import os
 import subprocess
 import sys
 
+import jaxlib
+import pytest
+
 
 def python(code, timeout, **environment):
     clean = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "JAX_PLATFORMS")}
@@ -50,10 +53,19 @@ def test_the_users_own_xla_flags_are_kept():
     assert python(code, timeout=300, XLA_FLAGS=mine).strip() == mine
 
 
-def test_eight_seeds_with_evaluation_in_the_users_own_jit_end_and_solve_cartpole():
-    code = """
+# As users compile it, which takes long: in the quick tests only where it used to hang, and no longer than shows that it does not.
+SLOW = pytest.mark.slow
+HANGS = tuple(map(int, jaxlib.__version__.split(".")[:2])) < (0, 11)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "timesteps", "least"),
+    [pytest.param(8, 20_000, 60, marks=() if HANGS else SLOW), pytest.param(20, 100_000, 450, marks=SLOW)],
+)
+def test_seeds_with_evaluation_in_the_users_own_jit_end_and_learn_cartpole(seeds, timesteps, least):
+    code = f"""
 import jax, jtrpo
-config = jtrpo.TrainConfig(env="CartPole-v1", total_timesteps=100_000, num_envs=64, num_steps=32)
+config = jtrpo.TrainConfig(env="CartPole-v1", total_timesteps={timesteps}, num_envs=64, num_steps=32)
 train, trainer = jtrpo.make_train(config), jtrpo.make_trainer(config)
 
 @jax.jit
@@ -62,10 +74,10 @@ def run(key):
     result = train(key)
     return trainer.evaluate(result.state, key, num_episodes=64).mean(), result.metrics.policy.kl.max()
 
-returns, kl = run(jax.random.split(jax.random.key(0), 8))
+returns, kl = run(jax.random.split(jax.random.key(0), {seeds}))
 print(returns.tolist() + [float(kl.max())])
 """
     *returns, kl = json.loads(python(code, timeout=900))
-    assert len(returns) == 8
-    assert sum(returns) / 8 >= 450, returns
+    assert len(returns) == seeds
+    assert sum(returns) / seeds >= least, returns
     assert kl <= 0.01
