@@ -53,7 +53,8 @@ def updates(config, number):
     for _ in range(number):
         state, metrics = step(state)
         yield state, metrics
-    assert step._cache_size() == 1
+    # JAX 0.10 meets the first state of a mesh, which init made, with another entry than those that step makes.
+    assert step._cache_size() == (2 if config.mesh is not None and jax.__version_info__ < (0, 11) else 1)
 
 
 def side_by_side(number, **settings):
