@@ -115,8 +115,8 @@ def test_every_distribution_over_a_box_learns_the_probe(kind):
 @pytest.mark.parametrize(
     ("observation", "action", "error", "words"),
     [
-        (spaces.Text(3), spaces.Discrete(2), TypeError, ["observation space", "Text"]),
-        (probes.Probe.observation_space, spaces.Text(3), TypeError, ["action space", "Text"]),
+        (spaces.Text(3), spaces.Discrete(2), TypeError, ["observation_space", "Text"]),
+        (probes.Probe.observation_space, spaces.Text(3), TypeError, ["action_space", "Text"]),
         (spaces.Dict({"x": spaces.Discrete(2), "action_mask": spaces.MultiBinary(4)}), spaces.Discrete(3), ValueError,
          ["action_mask", "(3,)", "4"]),
         (spaces.Dict({"x": spaces.Discrete(2), "action_mask": spaces.MultiBinary(1)}), spaces.Box(0, 1, (1,)), ValueError,
