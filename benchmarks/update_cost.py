@@ -20,7 +20,6 @@ import jax
 import jax.numpy as jnp
 
 import jtrpo
-from jtrpo.core.fisher import fisher_operator, linearize_policy
 from jtrpo.core.objective import surrogate
 from jtrpo.training.critic import fit_critic, init_critic_optimizer
 from jtrpo.training.gauss_newton import fit_gauss_newton
@@ -42,7 +41,6 @@ def pieces(num_envs: int, num_steps: int, hidden_sizes: tuple[int, ...], iterati
     batch = jtrpo.Batch(observation, action, jax.random.normal(keys[2], (size,)), distribution.log_prob(action))
     target = jax.random.normal(keys[3], (size,))
     reward = target.reshape(num_steps, num_envs)
-    weight = jnp.full((size,), 1.0 / size)
     optimizer = init_critic_optimizer(state.critic_params)
     never = jnp.zeros((num_steps, num_envs), bool)
 
@@ -50,7 +48,7 @@ def pieces(num_envs: int, num_steps: int, hidden_sizes: tuple[int, ...], iterati
         return jax.grad(lambda p: surrogate(policy(p, observation), batch))(params)
 
     def products(params: Any) -> Any:
-        product = fisher_operator(linearize_policy(policy, params, observation), weight)
+        product = jtrpo.linearize(policy, params, batch, normalize=None).fisher_operator()
         return jax.lax.fori_loop(0, iterations, lambda _, v: product(v), params)
 
     def update(params: Any, fraction: float, iterations: int = iterations, **settings: Any) -> Any:

@@ -11,8 +11,11 @@ from jtrpo.core.conjugate_gradient import CGInfo, conjugate_gradient  # noqa: E4
 from jtrpo.core.distributions import Categorical, DiagGaussian, Distribution  # noqa: E402
 from jtrpo.core.fisher import fisher_vector_product  # noqa: E402
 from jtrpo.core.gsde import StateDependentNoise  # noqa: E402
-from jtrpo.core.line_search import UpdateStatus, line_search  # noqa: E402
-from jtrpo.core.objective import mean_kl, surrogate  # noqa: E402
+from jtrpo.core.line_search import Evaluation, UpdateStatus, improves_within, line_search  # noqa: E402
+from jtrpo.core.local import LocalPolicy, linearize  # noqa: E402
+from jtrpo.core.natural_gradient import full_step, natural_gradient, obstacle  # noqa: E402
+from jtrpo.core.natural_policy_gradient import natural_policy_gradient_update  # noqa: E402
+from jtrpo.core.objective import likelihood_ratio, mean_kl, surrogate, with_entropy  # noqa: E402
 from jtrpo.core.squashed import TanhGaussian  # noqa: E402
 from jtrpo.core.trpo import TRPOInfo, trpo_update  # noqa: E402
 from jtrpo.envs.protocol import Environment, EnvStep  # noqa: E402
@@ -35,8 +38,10 @@ __all__ = [
     "Distribution",
     "EnvStep",
     "Environment",
+    "Evaluation",
     "HostTrainer",
     "Hyperparams",
+    "LocalPolicy",
     "Metrics",
     "MultiCategorical",
     "Product",
@@ -50,15 +55,23 @@ __all__ = [
     "UpdateStatus",
     "conjugate_gradient",
     "fisher_vector_product",
+    "full_step",
     "gae",
+    "improves_within",
+    "likelihood_ratio",
     "line_search",
+    "linearize",
     "load_policy",
     "make_agent",
     "make_host_trainer",
     "make_train",
     "make_trainer",
     "mean_kl",
+    "natural_gradient",
+    "natural_policy_gradient_update",
+    "obstacle",
     "surrogate",
     "trpo_update",
     "tuned",
+    "with_entropy",
 ]

@@ -214,6 +214,11 @@ def sum_over(tree: Any, axis_name: AxisName) -> Any:
     return jax.tree.unflatten(structure, [next(sums[leaf.dtype]) for leaf in leaves])
 
 
+def largest_over(x: Float[Array, ""], axis_name: AxisName) -> Float[Array, ""]:
+    """Largest over a mapped axis (devices), or the identity where there is none."""
+    return x if axis_name is None else jax.lax.pmax(x, axis_name)
+
+
 def axis_size(axis_name: AxisName) -> int:
     """Number of devices along a mapped axis; one where there is none."""
     return 1 if axis_name is None else jax.lax.axis_size(axis_name)

@@ -20,19 +20,19 @@ from jtrpo.core.check import as_floats, check_callable, check_count, check_numbe
 
 
 class CGInfo(NamedTuple):
-    """What a solve reports.
+    """What a solve reports. A solver of one's own must give the curvature.
 
     Attributes:
+        curvature: ``x^T A x``, from the conjugacy of the search directions.
         relative_residual: ``|b - A x| / |b|`` by the recurrence; 0 where ``b`` is zero.
         iterations: products with ``A`` that were used.
-        curvature: ``x^T A x``, from the conjugacy of the search directions.
         curvature_guard: a direction with non-positive or non-finite ``p^T A p`` ended the solve.
     """
 
-    relative_residual: Float[Array, ""]
-    iterations: Int[Array, ""]
     curvature: Float[Array, ""]
-    curvature_guard: Bool[Array, ""]
+    relative_residual: Float[Array, ""] | float = 0.0
+    iterations: Int[Array, ""] | int = 0
+    curvature_guard: Bool[Array, ""] | bool = False
 
 
 @jax.named_scope("conjugate_gradient")
@@ -104,7 +104,7 @@ def conjugate_gradient(
     start = (jax.tree.map(jnp.zeros_like, b), b, z, tree_dot(b, z), b_squared, jnp.int32(0), zero, jnp.bool_(False))
     x, _, _, _, r_squared, iterations, curvature, guard = jax.lax.while_loop(unfinished, iterate, start)
     relative_residual = jnp.sqrt(r_squared / jnp.where(b_squared > 0, b_squared, 1.0))
-    return x, CGInfo(relative_residual, iterations, curvature, guard)
+    return x, CGInfo(curvature, relative_residual, iterations, guard)
 
 
 def tree_dot(x: PyTree, y: PyTree) -> Float[Array, ""]:

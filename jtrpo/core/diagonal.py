@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from jtrpo.core.batch import AxisName, keys_by_place, sum_over, weighted_sum
+from jtrpo.core.batch import keys_by_place, sum_over, weighted_sum
 from jtrpo.core.distributions import Distribution
-from jtrpo.core.fisher import LinearizedPolicy
+from jtrpo.core.local import LocalPolicy
 
 PROBES = 8
 """Backward passes that one estimate costs."""
@@ -17,9 +17,7 @@ EXPONENT = 0.75
 """Below one, because a rough diagonal divided by in full does more harm than good (Martens 2010, section 4.7)."""
 
 
-def fisher_diagonal(
-    linear: LinearizedPolicy, action: PyTree, weight: Float[Array, " B"], axis_name: AxisName = None
-) -> PyTree:
+def fisher_diagonal(local: LocalPolicy) -> PyTree:
     """Estimate diag(F), F = sum_s w_s E_a[grad log pi(a|s) grad log pi(a|s)^T], from the actions that were sampled.
 
     mean over probes of (sum_s e_s sqrt(w_s) grad log pi(a_s|s))^2,   e_s = +1 or -1 with equal probability
@@ -27,10 +25,7 @@ def fisher_diagonal(
     The random signs make the products of different samples vanish in expectation, so that a probe costs one backward pass.
 
     Args:
-        linear: the policy and its Jacobian.
-        action: sampled from ``linear.distribution``, leading axis ``B``.
-        weight: sums to one over all samples (and over ``axis_name``).
-        axis_name: mapped axis over which the samples are spread.
+        local: the policy, linearised on samples whose actions are its own.
 
     Returns:
         A pytree shaped like the parameters.
@@ -38,34 +33,29 @@ def fisher_diagonal(
     Source: Martens, Sutskever and Swersky 2012, Estimating the Hessian by Back-propagating Curvature,
     https://arxiv.org/abs/1206.6464, for the random signs.
     """
+    action, weight = local.batch.action, local.weight
     key = jax.random.key(0)  # unbiased over the samples' own randomness; fresh signs would buy nothing
-    keys = keys_by_place(key, weight.shape[0], axis_name)
+    keys = keys_by_place(key, weight.shape[0], local.axis_name)
     signs = jax.vmap(lambda key: jax.random.rademacher(key, (PROBES,), weight.dtype), out_axes=1)(keys)
 
     def probe(total: PyTree, sign: Float[Array, " B"]) -> tuple[PyTree, None]:
         def signed(distribution: Distribution) -> Float[Array, ""]:
             return weighted_sum(sign * distribution.log_prob(action), jnp.sqrt(weight))
 
-        gradient = sum_over(linear.vjp(jax.grad(signed)(linear.distribution)), axis_name)
+        gradient = sum_over(local.linear.vjp(jax.grad(signed)(local.distribution)), local.axis_name)
         return jax.tree.map(lambda t, g: t + jnp.square(g) / PROBES, total, gradient), None
 
-    shapes = jax.eval_shape(linear.vjp, linear.distribution)
+    shapes = jax.eval_shape(local.linear.vjp, local.distribution)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
     return jax.lax.scan(probe, zeros, signs)[0]
 
 
-def diagonal_preconditioner(
-    linear: LinearizedPolicy,
-    action: PyTree,
-    weight: Float[Array, " B"],
-    damping: float | Float[Array, ""],
-    axis_name: AxisName = None,
-) -> Callable[[PyTree], PyTree]:
+def diagonal_preconditioner(local: LocalPolicy, damping: float | Float[Array, ""]) -> Callable[[PyTree], PyTree]:
     """``r -> r / (diag(F) + damping)^0.75`` with :func:`fisher_diagonal`.
 
     Source: Martens 2010, Deep learning via Hessian-free optimization, section 4.7.
     """
-    diagonal = fisher_diagonal(linear, action, weight, axis_name)
-    smallest = jnp.finfo(weight.dtype).tiny
+    diagonal = fisher_diagonal(local)
+    smallest = jnp.finfo(local.weight.dtype).tiny
     scale = jax.tree.map(lambda d: jnp.maximum(d + damping, smallest) ** -EXPONENT, diagonal)
     return lambda r: jax.tree.map(lambda s, x: s * x, scale, r)

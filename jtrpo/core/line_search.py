@@ -2,13 +2,13 @@
 
 from collections.abc import Callable
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from jtrpo.core.check import as_floats, check_callable, check_choice, check_count, check_number, check_same_shapes
+from jtrpo.core.check import as_floats, check_callable, check_count, check_number, check_same_shapes
 from jtrpo.core.conjugate_gradient import tree_axpy
 
 
@@ -28,6 +28,7 @@ class UpdateStatus(IntEnum):
     KL_EXCEEDED = 5
     NO_IMPROVEMENT = 6
     OUT_OF_RANGE = 7
+    REFUSED = 8
 
     @property
     def explanation(self) -> str:
@@ -48,23 +49,56 @@ _EXPLANATIONS = {
     "of this batch, or the batch is too noisy.",
     UpdateStatus.OUT_OF_RANGE: "A setting that was traced is out of its range or not finite (max_kl, gamma, backtrack_factor, "
     "...): look at what a schedule or a replaced hyper-parameter gives.",
+    UpdateStatus.REFUSED: "Candidates within max_kl that improved the objective did not meet a condition of the caller's own.",
 }
 
 
 class Evaluation(NamedTuple):
-    """A policy measured on the batch against the old one.
+    """A policy measured on the batch against the one that acted.
 
     Attributes:
         objective: surrogate objective L, to be maximised.
         kl: mean over samples of KL(old || new), in nats.
-        kl_max: largest KL over the samples, in nats.
+        kl_max: largest KL over the samples, in nats; where the batch is spread over devices, over this device's samples.
         entropy: mean entropy, in nats.
+        more: whatever else a caller measures, any pytree of scalars.
     """
 
     objective: Float[Array, ""]
     kl: Float[Array, ""]
     kl_max: Float[Array, ""]
     entropy: Float[Array, ""]
+    more: Any = ()
+
+
+Acceptance = Callable[[Evaluation, Evaluation], Int[Array, ""]]
+"""``(new, old) -> UpdateStatus``: ``ACCEPTED``, or the reason why a candidate is refused."""
+
+
+def improves_within(max_kl: float | Float[Array, ""]) -> Acceptance:
+    """Accept what is finite, has mean KL(old || new) <= max_kl and a larger objective: the paper's line search.
+
+    Raises:
+        TypeError: ``max_kl`` is not a number.
+        ValueError: ``max_kl`` is not positive. Where it is traced, nothing is within it.
+    """
+    check_number("max_kl", max_kl, above=0, scalar=True)
+    return lambda new, old: judge(new, inside=new.kl <= max_kl, better=new.objective > old.objective)
+
+
+def is_finite(new: Evaluation, old: Evaluation) -> Int[Array, ""]:
+    """Accept whatever is finite: the natural policy gradient, which has no line search."""
+    return judge(new, inside=True, better=True)
+
+
+def judge(new: Evaluation, *, inside: bool | Bool[Array, ""], better: bool | Bool[Array, ""]) -> Int[Array, ""]:
+    """Status of a candidate that must be finite, ``inside`` the trust region and ``better``, in this order."""
+    finite = jnp.isfinite(new.objective) & jnp.isfinite(new.kl)
+    return jnp.select(
+        [~finite, ~jnp.asarray(inside), ~jnp.asarray(better)],
+        [UpdateStatus.NON_FINITE_CANDIDATE, UpdateStatus.KL_EXCEEDED, UpdateStatus.NO_IMPROVEMENT],
+        UpdateStatus.ACCEPTED,
+    )
 
 
 class LineSearchInfo(NamedTuple):
@@ -85,87 +119,76 @@ class LineSearchInfo(NamedTuple):
 
 @jax.named_scope("line_search")
 def line_search(
-    evaluate: Callable[[PyTree], Evaluation],
+    measure: Callable[[PyTree], Evaluation],
     params: PyTree,
     full_step: PyTree,
     start: Evaluation,
     *,
-    max_kl: float | Float[Array, ""],
+    accept: Acceptance,
     backtrack_factor: float | Float[Array, ""] = 0.8,
     max_backtracks: int | Int[Array, ""] = 10,
-    constraint: str = "kl",
-    enabled: bool | Bool[Array, ""] = True,
+    obstacle: int | Int[Array, ""] = UpdateStatus.ACCEPTED,
 ) -> tuple[PyTree, LineSearchInfo]:
     """Take the first of ``params + backtrack_factor^k full_step``, k = 0 .. max_backtracks - 1, that is acceptable.
 
-    Acceptable: everything finite, ``KL(old || new) <= max_kl`` and ``L(new) > L(old)``. Where none is, the very
-    parameters that were passed in come back, bit for bit.
+    Where none is, the very parameters that were passed in come back, bit for bit.
 
     Args:
-        evaluate: measures a candidate.
+        measure: measures a candidate.
         params: old parameters, any pytree.
         full_step: pytree shaped like ``params``.
         start: measurements at the old parameters.
-        max_kl: trust region, in nats.
+        accept: decides on what was measured, see :data:`Acceptance`; :func:`improves_within` is the paper's.
         backtrack_factor: in (0, 1).
         max_backtracks: most candidates to try; may be traced.
-        constraint: what ``max_kl`` bounds: ``"kl"``, the mean over the samples, ``"kl_max"``, the largest of them, or
-            ``"none"``, which accepts the first candidate that is finite.
-        enabled: ``False`` tries no candidate.
+        obstacle: an :class:`UpdateStatus`; anything but ``ACCEPTED`` is a reason to try no candidate, and becomes the status.
 
     Returns:
         ``(params, info)``.
 
     Raises:
-        TypeError: parameters that are not floating-point, or ``evaluate`` does not return an :class:`Evaluation`.
+        TypeError: parameters that are not floating-point, or ``measure`` does not return an :class:`Evaluation`.
         ValueError: a setting out of range, or a step that is not shaped like the parameters.
 
     Examples:
         Maximise x within x^2 <= 0.5, from 0, by the candidates 1, 0.8, 0.64, ...:
 
-        >>> from jtrpo.core.line_search import Evaluation
-        >>> measure = lambda x: Evaluation(objective=x, kl=x**2, kl_max=x**2, entropy=jnp.zeros(()))
-        >>> x, info = jtrpo.line_search(measure, jnp.zeros(()), jnp.ones(()), measure(jnp.zeros(())), max_kl=0.5)
+        >>> measure = lambda x: jtrpo.Evaluation(objective=x, kl=x**2, kl_max=x**2, entropy=jnp.zeros(()))
+        >>> accept = jtrpo.improves_within(0.5)
+        >>> x, info = jtrpo.line_search(measure, jnp.zeros(()), jnp.ones(()), measure(jnp.zeros(())), accept=accept)
         >>> print(f"{x:.2f} after {info.backtracks} backtracks")
         0.64 after 2 backtracks
 
     Source: Schulman et al. 2015, https://arxiv.org/abs/1502.05477, appendix C.
     """
-    check_callable("evaluate", evaluate, "params -> Evaluation")
-    check_choice("constraint", constraint, ("kl", "kl_max", "none"))
-    in_range = check_number("max_kl", max_kl, above=0, scalar=True)
-    in_range &= check_number("backtrack_factor", backtrack_factor, above=0, below=1, scalar=True)
+    check_callable("measure", measure, "params -> Evaluation")
+    check_callable("accept", accept, "(new, old) -> UpdateStatus")
+    in_range = check_number("backtrack_factor", backtrack_factor, above=0, below=1, scalar=True)
     in_range &= check_count("max_backtracks", max_backtracks, at_least=1)
-    enabled = in_range & enabled
     params, full_step, start = as_floats("params", params), as_floats("full_step", full_step), as_floats("start", start)
     check_same_shapes("full_step", full_step, "params", params)
+    obstacle = jnp.where(in_range, obstacle, UpdateStatus.OUT_OF_RANGE)
+    free = obstacle == UpdateStatus.ACCEPTED
 
     def unfinished(state: tuple) -> Bool[Array, ""]:
         tried, _, _, status = state
-        return enabled & (tried < max_backtracks) & (status != UpdateStatus.ACCEPTED)
+        return free & (tried < max_backtracks) & (status != UpdateStatus.ACCEPTED)
 
     def attempt(state: tuple) -> tuple:
         tried, _, _, closest = state
         fraction = jnp.asarray(backtrack_factor, start.objective.dtype) ** tried
         candidate = tree_axpy(fraction, full_step, params)
-        measured = evaluate(candidate)
+        measured = measure(candidate)
         if not isinstance(measured, Evaluation):
-            raise TypeError(f"evaluate must return an Evaluation; got {type(measured).__name__}")
+            raise TypeError(f"measure must return an Evaluation; got {type(measured).__name__}")
         measured = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), measured, start)
-        finite = jnp.isfinite(measured.objective) & jnp.isfinite(measured.kl)
-        inside = {"kl": measured.kl <= max_kl, "kl_max": measured.kl_max <= max_kl, "none": finite}[constraint]
-        refused = jnp.where(
-            finite & inside,
-            UpdateStatus.NO_IMPROVEMENT,
-            jnp.where(finite, UpdateStatus.KL_EXCEEDED, UpdateStatus.NON_FINITE_CANDIDATE),
-        )
-        better = finite if constraint == "none" else measured.objective > start.objective
-        accepted = (refused == UpdateStatus.NO_IMPROVEMENT) & better
-        status = jnp.where(accepted, UpdateStatus.ACCEPTED, jnp.maximum(closest, refused)).astype(jnp.int32)
+        status = accept(measured, start)
+        status = jnp.where(status == UpdateStatus.ACCEPTED, status, jnp.maximum(closest, status)).astype(jnp.int32)
         return tried + 1, candidate, measured, status
 
     initial = (jnp.int32(0), params, start, jnp.int32(UpdateStatus.NON_FINITE_CANDIDATE))
     tried, candidate, measured, status = jax.lax.while_loop(unfinished, attempt, initial)
+    status = jnp.where(free, status, obstacle).astype(jnp.int32)
     accepted = status == UpdateStatus.ACCEPTED
     params, evaluation = jax.tree.map(
         lambda new, old: jnp.where(accepted, new, old), (candidate, measured), (params, start)

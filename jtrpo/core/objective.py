@@ -1,9 +1,11 @@
 """The surrogate objective and the divergence that bounds it (Schulman et al. 2015, equations 12 to 14)."""
 
 from collections.abc import Callable
+from typing import Any
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from jtrpo.core.batch import AxisName, Batch, as_weight, check_batch, check_size, mean_weights, sum_over, weighted_sum
 from jtrpo.core.check import check_number
@@ -56,7 +58,8 @@ def surrogate(
             f"batch.advantage must have the distribution's shape, [B] = [{size}]; got {batch.advantage.shape}"
         )
     weight = mean_weights(batch.weight, size, axis_name)
-    return sum_over(local_surrogate(distribution, batch, weight, entropy_coefficient), axis_name)
+    values = with_entropy(likelihood_ratio, entropy_coefficient)(distribution, batch)
+    return sum_over(weighted_sum(values, weight), axis_name)
 
 
 def mean_kl(
@@ -91,17 +94,37 @@ def mean_kl(
 
 
 def likelihood_ratio(distribution: Distribution, batch: Batch) -> Float[Array, " B"]:
-    """``r A`` of each sample."""
+    """``r A`` of each sample, r = exp(log pi(a|s) - log_prob): the objective of :func:`trpo_update`."""
     assert batch.log_prob is not None
     return jnp.exp(distribution.log_prob(batch.action) - batch.log_prob) * batch.advantage
 
 
-def local_surrogate(
-    distribution: Distribution,
-    batch: Batch,
-    weight: Float[Array, " B"],
-    entropy_coefficient: float | Float[Array, ""],
-    objective: Objective = likelihood_ratio,
-) -> Float[Array, ""]:
-    """Part of :func:`surrogate` that this device's samples contribute; ``weight`` sums to one over all devices."""
-    return weighted_sum(objective(distribution, batch) + entropy_coefficient * distribution.entropy(), weight)
+def with_entropy(objective: Objective, coefficient: float | Float[Array, ""]) -> Objective:
+    """``objective + coefficient * entropy`` of each sample."""
+    return lambda distribution, batch: objective(distribution, batch) + coefficient * distribution.entropy()
+
+
+def normalized_by(normalize: Callable[..., Array]) -> Callable[[Objective], Objective]:
+    """Decorate an objective with its own way to normalise a batch's advantages, see :func:`normalize_advantages`."""
+
+    def decorate(objective: Any) -> Objective:
+        objective.normalize = normalize
+        return objective
+
+    return decorate
+
+
+def log_prob_of(distribution: Distribution, batch: Batch) -> Float[Array, "B ..."]:
+    """Log-probabilities of the batch's actions, in nats: those stored, or where there are none ``distribution``'s."""
+    if batch.log_prob is not None:
+        return batch.log_prob
+    return (
+        log_prob_of_each(distribution, batch.action)
+        if jnp.ndim(batch.advantage) == 2
+        else distribution.log_prob(batch.action)
+    )
+
+
+def log_prob_of_each(distribution: Distribution, action: PyTree) -> Float[Array, "B K"]:
+    """Log pi(a_k | s) of K actions per state, in nats; ``action`` is ``[B, K, ...]``."""
+    return jax.vmap(distribution.log_prob, in_axes=1, out_axes=1)(action)

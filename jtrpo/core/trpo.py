@@ -1,39 +1,24 @@
 """One constrained policy update: the algorithm, from a batch to new parameters."""
 
 from collections.abc import Callable
-from functools import reduce
+from functools import partial, reduce
 from operator import and_
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from jtrpo.core.batch import (
-    AxisName,
-    Batch,
-    check_batch,
-    mean_weights,
-    normalize_advantages,
-    silence,
-    stratified,
-    sum_over,
-    weighted_sum,
-)
+from jtrpo.core.batch import AxisName, Batch, check_batch, largest_over, normalize_advantages
 from jtrpo.core.check import as_floats, check_callable, check_choice, check_count, check_number, check_static
-from jtrpo.core.conjugate_gradient import conjugate_gradient, tree_dot
+from jtrpo.core.conjugate_gradient import CGInfo, conjugate_gradient, tree_dot
 from jtrpo.core.diagonal import diagonal_preconditioner
-from jtrpo.core.distributions import Distribution, check_distribution
-from jtrpo.core.fisher import (
-    Policy,
-    fisher_operator,
-    linearize_policy,
-    per_device,
-    sample_curvature,
-)
-from jtrpo.core.line_search import Evaluation, UpdateStatus, line_search
-from jtrpo.core.objective import Objective, likelihood_ratio, local_surrogate
-from jtrpo.core.vine import log_prob_of_each, normalize_values
+from jtrpo.core.distributions import Distribution
+from jtrpo.core.fisher import Policy
+from jtrpo.core.largest_kl import improves_within_largest, largest_curvature
+from jtrpo.core.line_search import Evaluation, LineSearchInfo, UpdateStatus, improves_within, is_finite, line_search
+from jtrpo.core.local import linearize
+from jtrpo.core.natural_gradient import full_step, natural_gradient, obstacle
+from jtrpo.core.objective import Objective, likelihood_ratio, with_entropy
 
 
 class TRPOInfo(NamedTuple):
@@ -100,8 +85,7 @@ def trpo_update(
 
     by x = CG(F + damping I, grad L), the full step sqrt(2 max_kl / (x^T (F + damping I) x)) x, and a backtracking line
     search that accepts a candidate only if it is finite, keeps the constraint and improves L. Otherwise the old
-    parameters come back bit for bit and the info says why. Pure; works under ``jit``, ``vmap`` and ``shard_map``; a number that
-    arrives traced and is out of range cannot raise, and refuses the update.
+    parameters come back bit for bit and the info says why. Pure; works under ``jit``, ``vmap`` and ``shard_map``.
 
     Args:
         policy: pure function ``(params, observation) -> distribution``, from any network library.
@@ -158,7 +142,6 @@ def trpo_update(
     check_callable("objective", objective, "(distribution, batch) -> [B]")
     params = as_floats("params", params)
     batch = check_batch(batch, branched=objective is not likelihood_ratio)
-    size, branched = batch.advantage.shape[0], batch.advantage.ndim == 2
     in_range = [
         check_number("max_kl", max_kl, above=0, scalar=True),
         check_count("cg_iterations", cg_iterations, at_least=1),
@@ -174,133 +157,69 @@ def trpo_update(
     check_choice("constraint", constraint, ("kl", "kl_max", "none"))
     if not callable(preconditioner):
         # The diagonal is estimated from one sampled action per state.
-        check_choice("preconditioner", preconditioner, (None,) if branched else (None, "diagonal"))
-    check_static("sequence_length", sequence_length, int)
-    check_count("sequence_length", sequence_length, at_least=1)
-    if size % sequence_length:
-        raise ValueError(f"sequence_length must divide the batch of {size} samples; got {sequence_length}")
-    batch = silence(batch._replace(observation=(), weight=None), batch.weight)._replace(
-        observation=silence(batch.observation, batch.weight, keep_finite=sequence_length > 1), weight=batch.weight
+        check_choice("preconditioner", preconditioner, (None, "diagonal") if batch.advantage.ndim == 1 else (None,))
+
+    normalize = getattr(objective, "normalize", normalize_advantages) if normalize_advantage else None
+    local = linearize(
+        policy, params, batch, acting=acting, normalize=normalize, sequence_length=sequence_length, axis_name=axis_name
     )
+    objective = with_entropy(objective, entropy_coefficient)
+    start, gradient = local.value_and_gradient(objective)
 
-    # The policy, linearised once: its distribution, and the Jacobian for the gradient and (on the whole batch) for F.
-    linear = linearize_policy(policy, params, batch.observation, axis_name)
-    old = linear.distribution
-    acted = old if acting is None else check_distribution(acting, "acting must be")
-    for name, distribution in (("policy must return", old), ("acting must be", acted)):
-        shape = distribution.entropy().shape
-        if shape != (size,):
-            raise ValueError(
-                f"{name} a distribution over the batch axis alone, [B] = [{size}]; its entropy has shape {shape}"
-            )
-    weight = mean_weights(batch.weight, size, axis_name)
-    if batch.log_prob is None:
-        log_prob = log_prob_of_each(acted, batch.action) if branched else acted.log_prob(batch.action)
-        batch = batch._replace(log_prob=log_prob)
-    # A stored log_prob of +inf would pass as a ratio of zero, so the check is on the entries themselves.
-    broken = jnp.sum(~jnp.isfinite(jnp.asarray(batch.log_prob)))
-    if normalize_advantage:
-        normalize = normalize_values if branched else normalize_advantages
-        batch = batch._replace(advantage=normalize(batch.advantage, weight, axis_name))
-
-    # Gradient of the objective, through the distribution's parameters.
-    local_value, slope = jax.value_and_grad(local_surrogate)(old, batch, weight, entropy_coefficient, objective)
-    sums = (local_value, linear.vjp(slope), weighted_sum(old.entropy(), weight), broken.astype(local_value.dtype))
-    value, gradient, entropy, broken = sum_over(sums, axis_name)
-
-    # Search direction: the natural gradient.
-    action, fisher_weight = batch.action, weight
-    if fisher_fraction < 1:
-        (observation, action), some = stratified(
-            (batch.observation, batch.action), batch.weight, size, fisher_fraction, sequence_length, axis_name
-        )
-        linear = linearize_policy(policy, params, observation, axis_name)
-        fisher_weight = mean_weights(some, jax.tree.leaves(observation)[0].shape[0], axis_name)
-    fisher = fisher_operator(linear, fisher_weight, axis_name)
-    if preconditioner == "diagonal":
-        preconditioner = diagonal_preconditioner(linear, action, fisher_weight, cg_damping, axis_name)
-    direction, cg = conjugate_gradient(
-        lambda v: jax.tree.map(lambda f, u: f + cg_damping * u, fisher(v), v),
-        gradient,
-        max_iterations=cg_iterations,
-        tolerance=cg_tolerance,
-        preconditioner=preconditioner if callable(preconditioner) else None,
+    some = local.subset(fisher_fraction)
+    precondition: Any = diagonal_preconditioner(some, cg_damping) if preconditioner == "diagonal" else preconditioner
+    solver = partial(
+        conjugate_gradient, max_iterations=cg_iterations, tolerance=cg_tolerance, preconditioner=precondition
     )
+    direction, cg = natural_gradient(some, gradient, damping=cg_damping, solver=solver)
 
-    # Full step: to the edge of the trust region by the quadratic model of the KL.
-    curvature = cg.curvature - cg_damping * tree_dot(direction, direction)
-    reach = cg.curvature
+    curvature, accept, tries = cg.curvature, improves_within(max_kl), max_backtracks
     if constraint == "kl_max":
-        reach += _max_over(sample_curvature(linear, direction), fisher_weight, axis_name) - curvature
-    scale = jnp.sqrt(2.0 * max_kl / jnp.where(reach > 0, reach, 1.0))
-    full_step = jax.tree.map(lambda x: (scale * x).astype(x.dtype), direction)
-    gradient_squared, step_squared = tree_dot(gradient, gradient), tree_dot(full_step, full_step)
-    obstacle = jnp.select(
-        [
-            ~jnp.asarray(reduce(and_, in_range)),
-            (broken > 0) | ~(jnp.isfinite(value) & jnp.isfinite(gradient_squared)),
-            gradient_squared == 0,
-            ~((cg.curvature > 0) & (reach > 0) & jnp.isfinite(reach) & jnp.isfinite(step_squared)),
-        ],
-        [
-            UpdateStatus.OUT_OF_RANGE,
-            UpdateStatus.NON_FINITE_GRADIENT,
-            UpdateStatus.ZERO_GRADIENT,
-            UpdateStatus.BAD_CURVATURE,
-        ],
-        UpdateStatus.ACCEPTED,
-    )
-
-    # Line search: the first candidate that is finite, inside the trust region and better.
-    def evaluate(candidate: PyTree) -> Evaluation:
-        new: Distribution = check_distribution(policy(candidate, batch.observation))
-        divergence = acted.kl(new)
-        local = local_surrogate(new, batch, weight, entropy_coefficient, objective)
-        sums = (local, weighted_sum(divergence, weight), weighted_sum(new.entropy(), weight))
-        new_value, kl, new_entropy = sum_over(sums, axis_name)
-        return Evaluation(new_value, kl, _max_over(divergence, weight, search_axis), new_entropy)
-
-    # Unless it bounds the step, the largest KL need not be known of all devices before the search is over.
-    search_axis = axis_name if constraint == "kl_max" else None
-    zero = jnp.zeros_like(value)
-    start = Evaluation(value, zero, per_device(zero, axis_name) if search_axis is None else zero, entropy)
-    if acting is not None:
-        divergence = acted.kl(old)
-        kl = sum_over(weighted_sum(divergence, weight), axis_name)
-        start = start._replace(kl=kl.astype(value.dtype))
-        start = start._replace(kl_max=_max_over(divergence, weight, search_axis).astype(value.dtype))
+        curvature, accept = largest_curvature(some, direction, cg), improves_within_largest(max_kl, axis_name)
+    if constraint == "none":
+        accept, tries = is_finite, 1
+    step = full_step(direction, curvature, max_kl)
     params, search = line_search(
-        evaluate,
+        lambda candidate: local.measure(candidate, objective),
         params,
-        full_step,
+        step,
         start,
-        max_kl=max_kl,
+        accept=accept,
         backtrack_factor=backtrack_factor,
-        max_backtracks=1 if constraint == "none" else max_backtracks,
-        constraint=constraint,
-        enabled=obstacle == UpdateStatus.ACCEPTED,
+        max_backtracks=tries,
+        obstacle=jnp.where(
+            reduce(and_, in_range), obstacle(start, gradient, curvature, step), UpdateStatus.OUT_OF_RANGE
+        ),
     )
+    return params, summarize(start, gradient, direction, cg, step, search, damping=cg_damping, axis_name=axis_name)
 
-    status = jnp.where(obstacle == UpdateStatus.ACCEPTED, search.status, obstacle).astype(jnp.int32)
-    taken = search.evaluation
-    return params, TRPOInfo(
-        objective_before=value,
+
+def summarize(
+    start: Evaluation,
+    gradient: PyTree,
+    direction: PyTree,
+    cg: CGInfo,
+    step: PyTree,
+    search: LineSearchInfo,
+    *,
+    damping: float | Float[Array, ""],
+    axis_name: AxisName = None,
+) -> TRPOInfo:
+    """What the stages of an update reported, as one record."""
+    taken, fraction = search.evaluation, search.fraction
+    return TRPOInfo(
+        objective_before=start.objective,
         objective_after=taken.objective,
-        predicted_improvement=jnp.where(search.fraction > 0, search.fraction * tree_dot(gradient, full_step), 0.0),
+        predicted_improvement=jnp.where(fraction > 0, fraction * tree_dot(gradient, step), 0.0),
         kl=taken.kl,
-        kl_max=taken.kl_max if search_axis == axis_name else jax.lax.pmax(taken.kl_max, axis_name),
+        kl_max=largest_over(taken.kl_max, axis_name),
         entropy=taken.entropy,
-        gradient_norm=jnp.sqrt(gradient_squared),
-        cg_residual=cg.relative_residual,
-        cg_iterations=cg.iterations,
-        curvature=curvature,
-        step_size=jnp.where(search.fraction > 0, search.fraction * jnp.sqrt(step_squared), 0.0),
+        gradient_norm=jnp.sqrt(tree_dot(gradient, gradient)),
+        cg_residual=jnp.asarray(cg.relative_residual),
+        cg_iterations=jnp.asarray(cg.iterations),
+        curvature=cg.curvature - damping * tree_dot(direction, direction),
+        step_size=jnp.where(fraction > 0, fraction * jnp.sqrt(tree_dot(step, step)), 0.0),
         backtracks=search.backtracks,
-        accepted=status == UpdateStatus.ACCEPTED,
-        status=status,
+        accepted=search.status == UpdateStatus.ACCEPTED,
+        status=search.status,
     )
-
-
-def _max_over(x: Float[Array, " B"], weight: Float[Array, " B"], axis_name: AxisName) -> Float[Array, ""]:
-    largest = jnp.max(jnp.where(weight == 0, 0.0, x))
-    return largest if axis_name is None else jax.lax.pmax(largest, axis_name)

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PyTree
 from jtrpo.core.batch import AxisName, mean_weights, stratified, sum_over, weighted_sum
 from jtrpo.core.conjugate_gradient import conjugate_gradient
 from jtrpo.core.fisher import per_device
-from jtrpo.core.line_search import Evaluation, line_search
+from jtrpo.core.line_search import Evaluation, UpdateStatus, improves_within, line_search
 from jtrpo.training.critic import Critic
 
 
@@ -99,7 +99,13 @@ def fit_gauss_newton(
         zero = jnp.zeros_like(variance)
         start = Evaluation(-0.5 * variance, zero, zero, zero)
         params, search = line_search(
-            evaluate, params, full_step, start, max_kl=max_change, backtrack_factor=0.5, enabled=cg.curvature > 0
+            evaluate,
+            params,
+            full_step,
+            start,
+            accept=improves_within(max_change),
+            backtrack_factor=0.5,
+            obstacle=jnp.where(cg.curvature > 0, UpdateStatus.ACCEPTED, UpdateStatus.BAD_CURVATURE),
         )
         return params, -search.evaluation.objective
 

@@ -13,9 +13,9 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 from jtrpo.core.advantage import gae
 from jtrpo.core.batch import Batch
 from jtrpo.core.check import check_callable, check_count, check_static
-from jtrpo.core.objective import Objective, likelihood_ratio, mean_kl
+from jtrpo.core.objective import Objective, likelihood_ratio, log_prob_of_each, mean_kl
 from jtrpo.core.trpo import TRPOInfo, trpo_update
-from jtrpo.core.vine import all_actions_objective, log_prob_of_each, self_normalized_objective
+from jtrpo.core.vine import all_actions_objective, self_normalized_objective
 from jtrpo.envs.gymnasium import HostEnvironment
 from jtrpo.envs.protocol import time_limit
 from jtrpo.networks.torso import numeric

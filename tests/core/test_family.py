@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
+import jtrpo
 import jtrpo.core.diagonal
 from jtrpo import Batch, Categorical, trpo_update
-from jtrpo.core.batch import mean_weights
 from jtrpo.core.diagonal import fisher_diagonal
-from jtrpo.core.fisher import linearize_policy, sample_curvature
+from jtrpo.core.fisher import sample_curvature
 
 B, OBSERVATION, HIDDEN, ACTIONS = 40, 3, 4, 3
 
@@ -74,7 +74,7 @@ def test_sample_curvature_is_the_quadratic_form_of_each_samples_own_fisher_matri
     params, batch = problem
     vector = jax.tree.map(lambda x: jnp.cos(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape), params)
     flat = ravel_pytree(vector)[0]
-    measured = sample_curvature(linearize_policy(policy, params, batch.observation), vector)
+    measured = sample_curvature(jtrpo.linearize(policy, params, batch).linear, vector)
     dense = jnp.einsum("i,bij,j->b", flat, sample_fisher(params, batch.observation), flat)
     np.testing.assert_allclose(measured, dense, rtol=1e-9)
 
@@ -98,8 +98,7 @@ def test_the_estimated_diagonal_agrees_with_the_dense_one(problem, monkeypatch):
         lambda o, a: ravel_pytree(jax.grad(lambda p: policy(p, o[None]).log_prob(a[None])[0])(params))[0]
     )(batch.observation, batch.action)
     dense = jnp.mean(jnp.square(scores), axis=0)
-    weight = mean_weights(None, B)
-    estimate = fisher_diagonal(linearize_policy(policy, params, batch.observation), batch.action, weight)
+    estimate = fisher_diagonal(jtrpo.linearize(policy, params, batch))
     error = jnp.abs(ravel_pytree(estimate)[0] / dense - 1)
     assert float(error.max()) < 5 * np.sqrt(2 / probes)
 

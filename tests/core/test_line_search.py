@@ -3,8 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jtrpo import UpdateStatus, line_search
-from jtrpo.core.line_search import Evaluation
+from jtrpo import Evaluation, UpdateStatus, improves_within, line_search
 
 
 def evaluation(objective, kl):
@@ -24,7 +23,7 @@ def search(objective, kl, *, max_kl=1.0, params=OLD, step=STEP, start=START, **s
         t = candidate["x"] - params["x"]
         return evaluation(objective(t), kl(t))
 
-    return line_search(evaluate, params, step, start, max_kl=max_kl, **settings)
+    return line_search(evaluate, params, step, start, accept=improves_within(max_kl), **settings)
 
 
 def better(t):
@@ -35,7 +34,7 @@ def test_the_full_step_is_taken_where_it_is_acceptable():
     params, info = search(better, lambda t: 0.5 * t)
     assert params["x"] == 2
     assert (info.status, info.backtracks, info.fraction) == (UpdateStatus.ACCEPTED, 0, 1)
-    assert info.evaluation == (1, 0.5, 1, 0)
+    assert info.evaluation == (1, 0.5, 1, 0, ())
 
 
 @pytest.mark.parametrize("k", [1, 2, 5, 9])
@@ -125,11 +124,11 @@ def test_a_candidate_that_is_not_finite_is_passed_over():
     assert info.status == UpdateStatus.ACCEPTED
 
 
-def test_a_disabled_search_tries_nothing():
-    params, info = search(better, lambda t: 0 * t, enabled=False)
+def test_an_obstacle_is_the_reason_why_nothing_is_tried():
+    params, info = search(better, lambda t: 0 * t, obstacle=UpdateStatus.BAD_CURVATURE)
     assert params["x"] == 1
     assert (info.backtracks, info.fraction) == (0, 0)
-    assert info.status != UpdateStatus.ACCEPTED
+    assert info.status == UpdateStatus.BAD_CURVATURE
     assert info.evaluation == START
 
 

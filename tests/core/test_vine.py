@@ -9,7 +9,8 @@ import pytest
 import scipy.special
 
 import jtrpo
-from jtrpo.core.vine import all_actions_objective, log_prob_of_each, normalize_values, self_normalized_objective
+from jtrpo.core.objective import log_prob_of_each
+from jtrpo.core.vine import all_actions_objective, normalize_values, self_normalized_objective
 from tests import probes
 
 B, K, A = 5, 4, 3

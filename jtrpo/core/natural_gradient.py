@@ -1,0 +1,68 @@
+"""The natural gradient and the step to the edge of the trust region."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PyTree
+
+from jtrpo.core.conjugate_gradient import CGInfo, conjugate_gradient, tree_dot
+from jtrpo.core.line_search import Evaluation, UpdateStatus
+from jtrpo.core.local import LocalPolicy
+
+Solver = Callable[[Callable[[PyTree], PyTree], PyTree], tuple[PyTree, CGInfo]]
+"""``(matvec, b) -> (x, info)`` with A x = b, and x^T A x in ``info.curvature``; :func:`jtrpo.conjugate_gradient` is one."""
+
+
+def natural_gradient(
+    local: LocalPolicy,
+    gradient: PyTree,
+    *,
+    damping: float | Float[Array, ""] = 0.1,
+    solver: Solver = conjugate_gradient,
+) -> tuple[PyTree, CGInfo]:
+    """Solve (F + damping I) x = g.
+
+    Args:
+        local: the policy whose Fisher matrix F is taken, see :func:`linearize`; a :meth:`LocalPolicy.subset` costs less.
+        gradient: g, shaped like the parameters.
+        damping: added to the diagonal.
+        solver: see :data:`Solver`; ``functools.partial(jtrpo.conjugate_gradient, max_iterations=30)`` sets its numbers.
+
+    Returns:
+        ``(x, info)`` as the solver returns them; ``info.curvature`` is x^T (F + damping I) x.
+
+    Source: Kakade 2002, A Natural Policy Gradient; Schulman et al. 2015, https://arxiv.org/abs/1502.05477, appendix C.
+    """
+    fisher = local.fisher_operator()
+    return solver(lambda v: jax.tree.map(lambda f, u: f + damping * u, fisher(v), v), gradient)
+
+
+def full_step(direction: PyTree, curvature: Float[Array, ""], max_kl: float | Float[Array, ""]) -> PyTree:
+    """Step along x to the edge of the trust region by the quadratic model of the KL.
+
+        sqrt(2 max_kl / curvature) x
+
+    Args:
+        direction: x, any pytree.
+        curvature: the second derivative of the KL along x, x^T (F + damping I) x.
+        max_kl: trust region, in nats.
+
+    Source: Schulman et al. 2015, https://arxiv.org/abs/1502.05477, appendix C.
+    """
+    scale = jnp.sqrt(2.0 * max_kl / jnp.where(curvature > 0, curvature, 1.0))
+    return jax.tree.map(lambda x: (scale * x).astype(x.dtype), direction)
+
+
+def obstacle(start: Evaluation, gradient: PyTree, curvature: Float[Array, ""], step: PyTree) -> Int[Array, ""]:
+    """Why no step can be tried, as an :class:`UpdateStatus`; ``ACCEPTED`` where nothing stands against it."""
+    gradient_squared, step_squared = tree_dot(gradient, gradient), tree_dot(step, step)
+    return jnp.select(
+        [
+            ~(jnp.isfinite(start.objective) & jnp.isfinite(gradient_squared)),
+            gradient_squared == 0,
+            ~((curvature > 0) & jnp.isfinite(curvature) & jnp.isfinite(step_squared)),
+        ],
+        [UpdateStatus.NON_FINITE_GRADIENT, UpdateStatus.ZERO_GRADIENT, UpdateStatus.BAD_CURVATURE],
+        UpdateStatus.ACCEPTED,
+    )
