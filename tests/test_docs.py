@@ -155,6 +155,13 @@ def run_blocks(name, text=None):
     return names
 
 
+def test_the_recipes_for_updates_of_ones_own_run(capsys):
+    names = run_blocks("compose")
+    out = capsys.readouterr().out.split()
+    assert out == ["ACCEPTED", "True", "True", "True"]
+    assert names["search"].backtracks > 0  # the condition on the entropy decided
+
+
 @pytest.mark.slow
 def test_the_cookbooks_code_runs_from_top_to_bottom(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
