@@ -4,22 +4,21 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from jtrpo.core.batch import AxisName, largest_over
-from jtrpo.core.conjugate_gradient import CGInfo
+from jtrpo.core.conjugate_gradient import tree_dot
 from jtrpo.core.fisher import sample_curvature
 from jtrpo.core.line_search import Acceptance, judge
 from jtrpo.core.local import LocalPolicy
 
 
-def largest_curvature(local: LocalPolicy, direction: PyTree, cg: CGInfo) -> Float[Array, ""]:
-    """x^T (F + damping I) x with the largest of the samples' own curvatures x^T F_s x in place of their mean x^T F x.
+def largest_curvature(local: LocalPolicy, direction: PyTree, damping: float | Float[Array, ""]) -> Float[Array, ""]:
+    """Largest over the samples of x^T (F_s + damping I) x, with F_s the sample's own Fisher matrix.
 
     Args:
-        local: the policy whose Fisher matrix was used.
+        local: the policy that was linearised.
         direction: x.
-        cg: what the solver reported of x.
+        damping: of the linear system.
     """
-    each = sample_curvature(local.linear, direction)
-    return jnp.where(cg.curvature > 0, cg.curvature + local.largest(each) - local.mean(each), cg.curvature)
+    return local.largest(sample_curvature(local.linear, direction)) + damping * tree_dot(direction, direction)
 
 
 def improves_within_largest(max_kl: float | Float[Array, ""], axis_name: AxisName = None) -> Acceptance:

@@ -175,7 +175,8 @@ def trpo_update(
 
     curvature, accept, tries = cg.curvature, improves_within(max_kl), max_backtracks
     if constraint == "kl_max":
-        curvature, accept = largest_curvature(some, direction, cg), improves_within_largest(max_kl, axis_name)
+        curvature = largest_curvature(some, direction, cg_damping)
+        accept = improves_within_largest(max_kl, axis_name)
     if constraint == "none":
         accept, tries = is_finite, 1
     step = full_step(direction, curvature, max_kl)
