@@ -1,6 +1,5 @@
 """A trust region that bounds the largest KL over the states instead of the mean: the paper's "max KL" ablation."""
 
-import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from jtrpo.core.batch import AxisName, largest_over
