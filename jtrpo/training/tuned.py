@@ -1,6 +1,7 @@
 """Settings for known environments, measured by ``benchmarks/learning.py``.
 
-Found by random search (``benchmarks/search.py``) and variations of its best by hand, on other seeds than those reported.
+Found by random search (``benchmarks/search.py``) and variations of its best by hand, on other seeds than those reported. Settings
+ship only where they beat the defaults by more than the interval over 20 seeds.
 """
 
 import warnings
@@ -24,18 +25,6 @@ _REMEMBERING = {"total_timesteps": 200_000, "memory": "gru", "hidden_sizes": (64
 """For what a single observation does not tell."""
 
 TUNED: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
-    "CartPole-v1": (
-        {
-            **_SHRINKING,
-            "total_timesteps": 100_000,
-            "num_envs": 64,
-            "num_steps": 32,
-            "critic_epochs": 1,
-            "fisher_fraction": 0.1,
-            "critic_fraction": 0.5,
-        },
-        {"max_kl": 0.004, "gae_lambda": 0.98},
-    ),
     "Acrobot-v1": (
         {
             **_SHRINKING,
@@ -58,22 +47,7 @@ TUNED: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
         },
         {"max_kl": 0.025, "gae_lambda": 0.98, "entropy_coefficient": 0.1},
     ),
-    "MountainCarContinuous-v0": (
-        {**_SHRINKING, "total_timesteps": 50_000, "num_envs": 32, "num_steps": 32, "initial_log_std": 0.5},
-        {"max_kl": 0.01, "gamma": 0.995, "gae_lambda": 0.98},
-    ),
-    "Pendulum-v1": (
-        {
-            **_SHRINKING,
-            "total_timesteps": 100_000,
-            "num_envs": 64,
-            "num_steps": 8,
-            "reuse": 3,
-            "box_distribution": "gsde",
-            "initial_log_std": -1.0,
-        },
-        {"max_kl": 0.01, "gamma": 0.97},
-    ),
+    "MountainCarContinuous-v0": ({"total_timesteps": 50_000}, {}),
     "Reacher-misc": (_SWIMMING, {"max_kl": 0.02, "gae_lambda": 0.98}),
     "Swimmer-misc": (_SWIMMING, {"max_kl": 0.02}),
     "BernoulliBandit-misc": ({**_SHRINKING, **_REMEMBERING}, {"max_kl": 0.01}),
@@ -87,7 +61,7 @@ TUNED: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
 def tuned(env: str, **settings: Any) -> tuple[TrainConfig, Hyperparams]:
     """Return the settings that ship for an environment: tuned ones where there are, otherwise the defaults.
 
-        config, hyperparams = jtrpo.tuned("Pendulum-v1")
+        config, hyperparams = jtrpo.tuned("Acrobot-v1")
         result = jax.jit(jtrpo.make_train(config))(jax.random.key(0), hyperparams)
 
     Args:
@@ -100,9 +74,9 @@ def tuned(env: str, **settings: Any) -> tuple[TrainConfig, Hyperparams]:
         ValueError: as :class:`TrainConfig` and :class:`Hyperparams` raise.
 
     Examples:
-        >>> config, hyperparams = jtrpo.tuned("Pendulum-v1", gamma=0.9)
+        >>> config, hyperparams = jtrpo.tuned("Acrobot-v1", gamma=0.9)
         >>> config.reuse, float(hyperparams.gamma)
-        (3, 0.9)
+        (4, 0.9)
     """
     config, numbers = TUNED.get(env, ({}, {}))
     own = {name: value for name, value in settings.items() if name in Hyperparams._fields}

@@ -62,12 +62,12 @@ def test_vine_is_trained_where_reuse_ships(capsys, monkeypatch):
         raise ValueError("enough")
 
     monkeypatch.setattr(cli, "run_training", stop)
-    err = refused(["train", "Pendulum-v1", "--sampling", "vine", "--quiet"], capsys)
+    err = refused(["train", "Acrobot-v1", "--sampling", "vine", "--quiet"], capsys)
     assert (
-        "jtrpo: reuse=3, which ships for Pendulum-v1, does not go with sampling='vine', and gives way to the default reuse=1"
+        "jtrpo: reuse=4, which ships for Acrobot-v1, does not go with sampling='vine', and gives way to the default reuse=1"
         in err
     )
-    assert (seen[0].sampling, seen[0].reuse, seen[0].box_distribution) == ("vine", 1, "gsde")
+    assert (seen[0].sampling, seen[0].reuse, seen[0].cg_iterations) == ("vine", 1, 30)
 
 
 def test_no_episode_ends_and_the_summary_comes_before_any_picture(tmp_path, capsys, monkeypatch):

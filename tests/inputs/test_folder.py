@@ -710,10 +710,10 @@ def test_a_configuration_of_gymnasium_can_be_pickled():
 @pytest.mark.parametrize(
     ("env", "given", "gives_way"),
     [
-        ("Pendulum-v1", {"sampling": "vine"}, "reuse"),
-        ("Pendulum-v1", {"hidden_sizes": ()}, "box_distribution"),
+        ("Acrobot-v1", {"sampling": "vine"}, "reuse"),
+        ("Swimmer-misc", {"hidden_sizes": ()}, "box_distribution"),
         ("BernoulliBandit-misc", {"hidden_sizes": ()}, "memory"),
-        ("CartPole-v1", {"schedules": {"max_kl": lambda update: 0.01}}, "anneal"),
+        ("Acrobot-v1", {"schedules": {"max_kl": lambda update: 0.01}}, "anneal"),
     ],
 )
 def test_what_ships_and_clashes_with_what_is_given_gives_way_with_a_word(env, given, gives_way):
@@ -728,6 +728,6 @@ def test_what_ships_and_clashes_with_what_is_given_gives_way_with_a_word(env, gi
 
 def test_what_the_user_gives_and_clashes_by_itself_is_the_users_error():
     with pytest.raises(ValueError, match="it needs reuse=1"):
-        jtrpo.tuned("Pendulum-v1", sampling="vine", reuse=2)
+        jtrpo.tuned("Acrobot-v1", sampling="vine", reuse=2)
     with pytest.raises(ValueError, match="num_envs must be"):
         jtrpo.tuned("Pendulum-v1", num_envs=0)
