@@ -13,7 +13,7 @@ from jtrpo.core.fisher import fisher_vector_product  # noqa: E402
 from jtrpo.core.gsde import StateDependentNoise  # noqa: E402
 from jtrpo.core.line_search import Evaluation, UpdateStatus, improves_within, line_search  # noqa: E402
 from jtrpo.core.local import LocalPolicy, linearize  # noqa: E402
-from jtrpo.core.natural_gradient import full_step, natural_gradient, obstacle  # noqa: E402
+from jtrpo.core.natural_gradient import full_step, natural_gradient  # noqa: E402
 from jtrpo.core.natural_policy_gradient import natural_policy_gradient_update  # noqa: E402
 from jtrpo.core.objective import likelihood_ratio, mean_kl, surrogate, with_entropy  # noqa: E402
 from jtrpo.core.squashed import TanhGaussian  # noqa: E402
@@ -69,7 +69,6 @@ __all__ = [
     "mean_kl",
     "natural_gradient",
     "natural_policy_gradient_update",
-    "obstacle",
     "surrogate",
     "trpo_update",
     "tuned",

@@ -62,6 +62,11 @@ class Evaluation(NamedTuple):
         kl_max: largest KL over the samples, in nats; where the batch is spread over devices, over this device's samples.
         entropy: mean entropy, in nats.
         more: whatever else a caller measures, any pytree of scalars.
+
+    Examples:
+        >>> measured = jtrpo.Evaluation(objective=1.0, kl=0.01, kl_max=0.05, entropy=0.6, more={"cost": 25.0})
+        >>> measured.more["cost"]
+        25.0
     """
 
     objective: Float[Array, ""]
@@ -81,6 +86,11 @@ def improves_within(max_kl: float | Float[Array, ""]) -> Acceptance:
     Raises:
         TypeError: ``max_kl`` is not a number.
         ValueError: ``max_kl`` is not positive. Where it is traced, nothing is within it.
+
+    Examples:
+        >>> old, new = jtrpo.Evaluation(0.0, 0.0, 0.0, 0.6), jtrpo.Evaluation(1.0, 0.02, 0.05, 0.5)
+        >>> [jtrpo.UpdateStatus(int(jtrpo.improves_within(bound)(new, old))).name for bound in (0.01, 0.02)]
+        ['KL_EXCEEDED', 'ACCEPTED']
     """
     check_number("max_kl", max_kl, above=0, scalar=True)
     return lambda new, old: judge(new, inside=new.kl <= max_kl, better=new.objective > old.objective)

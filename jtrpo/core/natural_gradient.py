@@ -32,6 +32,16 @@ def natural_gradient(
     Returns:
         ``(x, info)`` as the solver returns them; ``info.curvature`` is x^T (F + damping I) x.
 
+    Examples:
+        With one state and logits as parameters, F is diag(p) - p p^T:
+
+        >>> policy = lambda params, observation: jtrpo.Categorical(observation @ params)
+        >>> batch = jtrpo.Batch(jnp.ones((2, 1)), action=jnp.array([0, 1]), advantage=jnp.array([1.0, -1.0]))
+        >>> local = jtrpo.linearize(policy, jnp.zeros((1, 2)), batch)
+        >>> x, info = jtrpo.natural_gradient(local, jnp.array([[0.5, -0.5]]), damping=0.0)
+        >>> x.round(4).tolist(), f"{info.curvature:.4f}"
+        ([[1.0, -1.0]], '1.0000')
+
     Source: Kakade 2002, A Natural Policy Gradient; Schulman et al. 2015, https://arxiv.org/abs/1502.05477, appendix C.
     """
     fisher = local.fisher_operator()
@@ -47,6 +57,10 @@ def full_step(direction: PyTree, curvature: Float[Array, ""], max_kl: float | Fl
         direction: x, any pytree.
         curvature: the second derivative of the KL along x, x^T (F + damping I) x.
         max_kl: trust region, in nats.
+
+    Examples:
+        >>> jtrpo.full_step(jnp.array([1.0, -1.0]), curvature=jnp.float32(0.5), max_kl=0.25).round(4).tolist()
+        [1.0, -1.0]
 
     Source: Schulman et al. 2015, https://arxiv.org/abs/1502.05477, appendix C.
     """

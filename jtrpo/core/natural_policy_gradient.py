@@ -30,6 +30,13 @@ def natural_policy_gradient_update(
 
     Arguments, errors and what is returned are those of :func:`trpo_update`.
 
+    Examples:
+        >>> policy = lambda params, observation: jtrpo.Categorical(observation @ params)
+        >>> batch = jtrpo.Batch(jnp.ones((2, 1)), action=jnp.array([0, 1]), advantage=jnp.array([1.0, -1.0]))
+        >>> params, info = jtrpo.natural_policy_gradient_update(policy, jnp.zeros((1, 2)), batch, max_kl=0.1)
+        >>> bool(params[0, 0] > params[0, 1])
+        True
+
     Source: Kakade 2002, A Natural Policy Gradient; Schulman et al. 2015, https://arxiv.org/abs/1502.05477, section 8.1.
     """
     local = linearize(policy, params, batch, axis_name=axis_name)

@@ -94,13 +94,35 @@ def mean_kl(
 
 
 def likelihood_ratio(distribution: Distribution, batch: Batch) -> Float[Array, " B"]:
-    """``r A`` of each sample, r = exp(log pi(a|s) - log_prob): the objective of :func:`trpo_update`."""
+    """``r A`` of each sample, r = exp(log pi(a|s) - log_prob): the objective of :func:`trpo_update`.
+
+    Args:
+        distribution: pi(. | batch.observation), leading axis ``B``.
+        batch: with ``log_prob`` set.
+
+    Examples:
+        >>> new, action = jtrpo.Categorical(jnp.log(jnp.array([[0.25, 0.75]]))), jnp.array([0])
+        >>> batch = jtrpo.Batch(jnp.zeros((1, 1)), action, jnp.array([10.0]), log_prob=jnp.log(jnp.array([0.2])))
+        >>> jtrpo.likelihood_ratio(new, batch).round(4).tolist()
+        [12.5]
+    """
     assert batch.log_prob is not None
     return jnp.exp(distribution.log_prob(batch.action) - batch.log_prob) * batch.advantage
 
 
 def with_entropy(objective: Objective, coefficient: float | Float[Array, ""]) -> Objective:
-    """``objective + coefficient * entropy`` of each sample."""
+    """``objective + coefficient * entropy`` of each sample.
+
+    Args:
+        objective: ``(distribution, batch) -> [B]``.
+        coefficient: in units of the objective per nat.
+
+    Examples:
+        >>> coin = jtrpo.Categorical(jnp.zeros((1, 2)))
+        >>> objective = jtrpo.with_entropy(lambda distribution, batch: jnp.ones(1), 0.1)
+        >>> print(f"{objective(coin, None)[0]:.4f}")  # 1 + 0.1 log 2
+        1.0693
+    """
     return lambda distribution, batch: objective(distribution, batch) + coefficient * distribution.entropy()
 
 

@@ -10,7 +10,6 @@ import pytest
 
 import jtrpo
 from jtrpo import UpdateStatus
-from jtrpo.core.line_search import Evaluation
 from jtrpo.training.critic import explained_variance
 from jtrpo.training.keys import keys_for
 from jtrpo.training.normalization import init_statistics, normalize, update_statistics
@@ -377,9 +376,9 @@ STEP = {"gamma": 0.9, "gae_lambda": 0.9}
 ZEROS, NEVER = jnp.zeros(3), jnp.zeros(3, bool)
 
 
-def search(params=0.0, step=1.0, evaluate=lambda x: Evaluation(x, x**2, x**2, 0.0), **settings):
-    start = Evaluation(0.0, 0.0, 0.0, 0.0)
-    return jtrpo.line_search(evaluate, params, step, start, **{"max_kl": 0.5, **settings})
+def search(params=0.0, step=1.0, measure=lambda x: jtrpo.Evaluation(x, x**2, x**2, 0.0), max_kl=0.5, **settings):
+    start = jtrpo.Evaluation(0.0, 0.0, 0.0, 0.0)
+    return jtrpo.line_search(measure, params, step, start, **{"accept": jtrpo.improves_within(max_kl), **settings})
 
 
 CALLS = {
@@ -415,9 +414,9 @@ CALLS = {
     "shape": (jtrpo.conjugate_gradient, (lambda v: v[:1], jnp.ones(2)), {}, ValueError, ["matvec(v)", "(1,)"]),
     "tolerance": (jtrpo.conjugate_gradient, (lambda v: v, jnp.ones(2)), {"tolerance": -1}, ValueError, ["tolerance", "got -1"]),
     "max_kl": (search, (), {"max_kl": -1.0}, ValueError, ["max_kl", "got -1.0"]),
-    "constraint": (search, (), {"constraint": "KL"}, ValueError, ["constraint", "'KL'"]),
+    "accept": (search, (), {"accept": "kl"}, TypeError, ["accept must be a function", "'kl'"]),
     "full_step": (search, (0.0, jnp.ones(2)), {}, ValueError, ["full_step must be", "params"]),
-    "evaluate": (search, (0.0, 1.0, lambda x: x), {}, TypeError, ["evaluate must return an Evaluation"]),
+    "measure": (search, (0.0, 1.0, lambda x: x), {}, TypeError, ["measure must return an Evaluation"]),
     "reward": (jtrpo.gae, (1.0, 0.0, 0.0, False, False), STEP, ValueError, ["reward must have a leading axis"]),
     "value": (jtrpo.gae, (ZEROS, None, ZEROS, NEVER, NEVER), STEP, TypeError, ["value must be an array of real numbers", "None"]),
 }  # fmt: skip
