@@ -45,7 +45,7 @@ def gru_by_hand(params, seen):
     for n in range(SEQUENCES):
         h = seen.carry[n * LENGTH]
         for i in range(n * LENGTH, (n + 1) * LENGTH):
-            h = jnp.zeros_like(h) if seen.start[i] else h
+            h = jnp.where(seen.start[i], 0.0, h)
             x = jnp.tanh(layer(torso["MLP_0"]["Dense_0"], seen.observation[i]))
             r = jax.nn.sigmoid(layer(cell["ir"], x) + layer(cell["hr"], h))
             z = jax.nn.sigmoid(layer(cell["iz"], x) + layer(cell["hz"], h))
