@@ -6,6 +6,14 @@ import pytest
 from jtrpo.tools.stop import StopOnSignal
 
 
+@pytest.fixture(autouse=True)
+def python_hears_interrupts():
+    """A shell starts what it puts into the background deaf to them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_asks_and_handlers_come_back(number):
     before = signal.getsignal(number)
