@@ -63,8 +63,10 @@ def check_batch(batch: Batch, *, branched: bool = False) -> Batch:
     if 0 in shape:
         raise ValueError("batch.advantage is empty; an update needs at least one sample")
     for path, leaf in jax.tree_util.tree_flatten_with_path(batch._asdict())[0]:
+        name = path[0].key + jax.tree_util.keystr(path[1:])
+        if isinstance(leaf, str | np.ndarray | np.generic) and np.asarray(leaf).dtype.kind not in "biufcV":
+            raise TypeError(f"batch.{name} must be an array of numbers; got {shown(leaf)}")
         if jnp.ndim(leaf) == 0 or jnp.shape(leaf)[0] != size:
-            name = path[0].key + jax.tree_util.keystr(path[1:])
             hint = "" if isinstance(leaf, np.ndarray | jax.Array) else "; a list of numbers must be an array"
             raise ValueError(
                 f"batch.{name} must have the leading axis B = {size} of batch.advantage, got shape {jnp.shape(leaf)}{hint}"
@@ -220,8 +222,23 @@ def largest_over(x: Float[Array, ""], axis_name: AxisName) -> Float[Array, ""]:
 
 
 def axis_size(axis_name: AxisName) -> int:
-    """Number of devices along a mapped axis; one where there is none."""
-    return 1 if axis_name is None else jax.lax.axis_size(axis_name)
+    """Number of devices along a mapped axis; one where there is none.
+
+    Raises:
+        TypeError: not a name, or several.
+        ValueError: an axis that is not mapped here.
+    """
+    if axis_name is None:
+        return 1
+    names = axis_name if isinstance(axis_name, tuple) else (axis_name,)
+    if not all(isinstance(name, str) for name in names):
+        raise TypeError(f"axis_name must be the name of a mapped axis, or a tuple of them; got {axis_name!r}")
+    try:
+        return jax.lax.axis_size(axis_name)
+    except NameError:
+        raise ValueError(
+            f"axis_name must be an axis that is mapped where this is called, by jax.vmap or jax.shard_map; got {axis_name!r}"
+        ) from None
 
 
 def keys_by_place(key: PRNGKeyArray, size: int, axis_name: AxisName = None) -> PRNGKeyArray:

@@ -60,7 +60,7 @@ def conjugate_gradient(
 
     Raises:
         TypeError: ``matvec`` is no function, or ``b`` not floating-point.
-        ValueError: a number out of range, or ``matvec`` returns something that is not shaped like ``b``.
+        ValueError: a number out of range, or ``matvec`` or ``preconditioner`` returns something that is not shaped like ``b``.
 
     Examples:
         >>> x, info = jtrpo.conjugate_gradient(lambda v: jnp.array([2.0, 4.0]) * v, jnp.array([2.0, 8.0]))
@@ -75,7 +75,14 @@ def conjugate_gradient(
     check_count("max_iterations", max_iterations, at_least=0)
     check_number("tolerance", tolerance, at_least=0, scalar=True)
     b = as_floats("b", b)
-    precondition = preconditioner or (lambda r: r)
+
+    def precondition(r: PyTree) -> PyTree:
+        if preconditioner is None:
+            return r
+        z = preconditioner(r)
+        check_same_shapes("preconditioner(r)", z, "r", r)
+        return z
+
     b_squared = tree_dot(b, b)
     threshold = jnp.square(tolerance) * b_squared
 

@@ -44,12 +44,25 @@ class Distribution(Protocol):
 
 def check_distribution(distribution: Any, what: str = "policy(params, observation) must return") -> Distribution:
     """Return a policy's output, or raise ``TypeError`` where it is not a distribution."""
-    if not isinstance(distribution, Distribution):
+    if not isinstance(distribution, Distribution) or isinstance(distribution, type):
         raise TypeError(
             f"{what} a distribution (a pytree with sample, log_prob, entropy, mode and kl, such as jtrpo.Categorical); "
             f"got {type(distribution).__name__}"
         )
     return distribution
+
+
+def check_alike(name: str, given: Distribution, like_name: str, like: Distribution) -> None:
+    """Raise ``ValueError`` unless two distributions are of one kind, over one batch and the same choices."""
+    kind, wanted = (
+        (type(each).__name__, jnp.shape(each.entropy()), [jnp.shape(leaf) for leaf in jax.tree.leaves(each)])
+        for each in (given, like)
+    )
+    fits = kind[:2] == wanted[:2] and len(kind[2]) == len(wanted[2])
+    for pair in zip(kind[2], wanted[2], strict=True) if fits else ():
+        fits &= all(a == b or 1 in (a, b) for a, b in zip(*(shape[::-1] for shape in pair), strict=False))
+    if not fits:
+        raise ValueError(f"{name} must be of the kind, batch and choices of {like_name}, {wanted}; got {kind}")
 
 
 class Categorical(NamedTuple):

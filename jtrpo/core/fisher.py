@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from jtrpo.core.batch import AxisName, as_weight, check_size, mean_weights, silence, sum_over, weighted_sum
+from jtrpo.core.batch import AxisName, as_weight, axis_size, check_size, mean_weights, silence, sum_over, weighted_sum
 from jtrpo.core.check import as_floats, check_callable, check_number, check_same_shapes
 from jtrpo.core.distributions import Distribution, check_distribution
 
@@ -135,6 +135,7 @@ def fisher_vector_product(
     check_number("damping", damping, at_least=0, scalar=True)
     params = as_floats("params", params)
     check_same_shapes("vector", vector, "params", params)
+    axis_size(axis_name)
     vector = jax.tree.map(lambda v, p: jnp.asarray(v, p.dtype), vector, params)
     for leaf in jax.tree.leaves(observation):
         weight = as_weight(weight, jnp.shape(leaf)[:1])

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from jtrpo.core.check import as_floats, check_callable, check_count, check_number, check_same_shapes
+from jtrpo.core.check import as_floats, check_callable, check_count, check_number, check_same_shapes, shown
 from jtrpo.core.conjugate_gradient import tree_axpy
 
 
@@ -157,8 +157,10 @@ def line_search(
         ``(params, info)``.
 
     Raises:
-        TypeError: parameters that are not floating-point, or ``measure`` does not return an :class:`Evaluation`.
-        ValueError: a setting out of range, or a step that is not shaped like the parameters.
+        TypeError: parameters that are not floating-point, or ``measure`` does not return an :class:`Evaluation`, or ``accept`` no
+            :class:`UpdateStatus`.
+        ValueError: a setting out of range, a step that is not shaped like the parameters, or measurements that are not those of
+            ``start``.
 
     Examples:
         Maximise x within x^2 <= 0.5, from 0, by the candidates 1, 0.8, 0.64, ...:
@@ -175,6 +177,9 @@ def line_search(
     check_callable("accept", accept, "(new, old) -> UpdateStatus")
     in_range = check_number("backtrack_factor", backtrack_factor, above=0, below=1, scalar=True)
     in_range &= check_count("max_backtracks", max_backtracks, at_least=1)
+    if not isinstance(start, Evaluation):
+        raise TypeError(f"start must be an Evaluation; got {type(start).__name__}")
+    _check_status("obstacle must be", obstacle)
     params, full_step, start = as_floats("params", params), as_floats("full_step", full_step), as_floats("start", start)
     check_same_shapes("full_step", full_step, "params", params)
     obstacle = jnp.where(in_range, obstacle, UpdateStatus.OUT_OF_RANGE)
@@ -191,8 +196,10 @@ def line_search(
         measured = measure(candidate)
         if not isinstance(measured, Evaluation):
             raise TypeError(f"measure must return an Evaluation; got {type(measured).__name__}")
+        check_same_shapes("measure(params)", measured, "start", start)
         measured = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), measured, start)
         status = accept(measured, start)
+        _check_status("accept must return", status)
         status = jnp.where(status == UpdateStatus.ACCEPTED, status, jnp.maximum(closest, status)).astype(jnp.int32)
         return tried + 1, candidate, measured, status
 
@@ -206,3 +213,10 @@ def line_search(
     backtracks = tried - accepted
     fraction = jnp.where(accepted, jnp.asarray(backtrack_factor, start.objective.dtype) ** backtracks, 0.0)
     return params, LineSearchInfo(evaluation, status, backtracks, fraction)
+
+
+def _check_status(what: str, status: Any) -> None:
+    kind = getattr(status, "dtype", type(status))
+    whole = isinstance(status, UpdateStatus) or (kind is not bool and jnp.issubdtype(kind, jnp.integer))
+    if not whole or jnp.ndim(status) != 0:  # a truth value would be taken for the status of its number
+        raise TypeError(f"{what} an UpdateStatus, such as UpdateStatus.ACCEPTED; got {shown(status)}")

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, PyTree
 from jtrpo.core.batch import (
     AxisName,
     Batch,
+    axis_size,
     check_batch,
     largest_over,
     mean_weights,
@@ -19,8 +20,8 @@ from jtrpo.core.batch import (
     sum_over,
     weighted_sum,
 )
-from jtrpo.core.check import as_floats, check_callable, check_count, check_static
-from jtrpo.core.distributions import Distribution, check_distribution
+from jtrpo.core.check import as_floats, check_callable, check_count, check_number, check_same_shapes, check_static
+from jtrpo.core.distributions import Distribution, check_alike, check_distribution
 from jtrpo.core.fisher import (
     LinearizedPolicy,
     Policy,
@@ -29,7 +30,7 @@ from jtrpo.core.fisher import (
     per_device,
 )
 from jtrpo.core.line_search import Evaluation
-from jtrpo.core.objective import Objective, log_prob_of
+from jtrpo.core.objective import Objective, contributions, log_prob_of
 
 Normalization = Callable[[Array, Array, AxisName], Array]
 """``(advantage, weight, axis_name) -> advantage``."""
@@ -73,7 +74,7 @@ class LocalPolicy(NamedTuple):
         Returns:
             ``(evaluation, gradient)``, the second shaped like ``params``.
         """
-        local_value = lambda distribution: weighted_sum(objective(distribution, self.batch), self.weight)  # noqa: E731
+        local_value = lambda distribution: self._here(objective, distribution)  # noqa: E731
         value, slope = jax.value_and_grad(local_value)(self.distribution)
         return self._evaluation(self.distribution, value, more, self.linear.vjp(slope))
 
@@ -83,8 +84,9 @@ class LocalPolicy(NamedTuple):
 
     def measure(self, params: PyTree, objective: Objective, **more: Objective) -> Evaluation:
         """Measure the policy at other parameters; arguments as those of :meth:`value_and_gradient`."""
+        check_same_shapes("params", params, "those that the policy was linearised at", self.params)
         new: Distribution = check_distribution(self.policy(params, self.batch.observation))
-        return self._evaluation(new, weighted_sum(objective(new, self.batch), self.weight), more)[0]
+        return self._evaluation(new, self._here(objective, new), more)[0]
 
     def mean(self, values: Float[Array, " B"]) -> Float[Array, ""]:
         """Weighted mean over the whole batch."""
@@ -100,6 +102,8 @@ class LocalPolicy(NamedTuple):
 
     def subset(self, fraction: float) -> "LocalPolicy":
         """The same policy on a share of the samples, spread over the batch, for Fisher products that cost less."""
+        check_static("fraction", fraction, float)
+        check_number("fraction", fraction, above=0, at_most=1, scalar=True)
         if fraction == 1:
             return self
         (batch, acting), weight = stratified(
@@ -118,11 +122,14 @@ class LocalPolicy(NamedTuple):
         self, new: Distribution, value: Float[Array, ""], more: dict[str, Objective], gradient: PyTree = ()
     ) -> tuple[Evaluation, PyTree]:
         """Sum what this device's samples contribute, in one message."""
-        here = {name: weighted_sum(objective(new, self.batch), self.weight) for name, objective in more.items()}
+        here = {name: self._here(objective, new) for name, objective in more.items()}
         divergence = self._divergence(new).astype(value.dtype)
         sums = value, weighted_sum(divergence, self.weight), weighted_sum(new.entropy(), self.weight), here, gradient
         value, kl, entropy, others, gradient = sum_over(sums, self.axis_name)
         return Evaluation(value, kl, self._largest_here(divergence), entropy, others or ()), gradient
+
+    def _here(self, objective: Objective, distribution: Distribution) -> Float[Array, ""]:
+        return weighted_sum(contributions(objective, distribution, self.batch), self.weight)
 
     def _divergence(self, new: Distribution) -> Float[Array, " B"]:
         if self.acting is None and new is self.distribution:  # exactly zero, which a rounded KL need not be
@@ -172,7 +179,10 @@ def linearize(
         ([[0.5, -0.5]], [[1.0, -1.0]])
     """
     check_callable("policy", policy, "(params, observation) -> distribution")
+    if normalize is not None:
+        check_callable("normalize", normalize, "(advantage, weight, axis_name) -> advantage")
     params, batch = as_floats("params", params), check_batch(batch, branched=True)
+    axis_size(axis_name)
     size = batch.advantage.shape[0]
     check_static("sequence_length", sequence_length, int)
     check_count("sequence_length", sequence_length, at_least=1)
@@ -189,10 +199,16 @@ def linearize(
             raise ValueError(
                 f"{name} a distribution over the batch axis alone, [B] = [{size}]; its entropy has shape {shape}"
             )
+    check_alike("acting", acted, "policy(params, observation)", linear.distribution)
     mean = mean_weights(batch.weight, size, axis_name)
     log_prob = log_prob_of(acted, batch)
     # A stored log_prob of +inf would pass as a ratio of zero.
     batch = batch._replace(log_prob=jnp.where(jnp.isfinite(log_prob), log_prob, jnp.nan))
     if normalize is not None:
-        batch = batch._replace(advantage=normalize(batch.advantage, mean, axis_name))
+        advantage = normalize(batch.advantage, mean, axis_name)
+        if jnp.shape(advantage) != batch.advantage.shape:
+            raise ValueError(
+                f"normalize must return advantages of shape {list(batch.advantage.shape)}; got {list(jnp.shape(advantage))}"
+            )
+        batch = batch._replace(advantage=advantage)
     return LocalPolicy(policy, params, batch, mean, linear, acting, sequence_length, axis_name)

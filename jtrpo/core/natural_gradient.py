@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
+from jtrpo.core.check import check_number, check_same_shapes
 from jtrpo.core.conjugate_gradient import CGInfo, conjugate_gradient, tree_dot
 from jtrpo.core.line_search import Evaluation, UpdateStatus
 from jtrpo.core.local import LocalPolicy
@@ -44,6 +45,8 @@ def natural_gradient(
 
     Source: Kakade 2002, A Natural Policy Gradient; Schulman et al. 2015, https://arxiv.org/abs/1502.05477, appendix C.
     """
+    check_number("damping", damping, at_least=0, scalar=True)
+    check_same_shapes("gradient", gradient, "params", local.params)
     fisher = local.fisher_operator()
     return solver(lambda v: jax.tree.map(lambda f, u: f + damping * u, fisher(v), v), gradient)
 
@@ -64,6 +67,7 @@ def full_step(direction: PyTree, curvature: Float[Array, ""], max_kl: float | Fl
 
     Source: Schulman et al. 2015, https://arxiv.org/abs/1502.05477, appendix C.
     """
+    check_number("max_kl", max_kl, above=0, scalar=True)
     scale = jnp.sqrt(2.0 * max_kl / jnp.where(curvature > 0, curvature, 1.0))
     return jax.tree.map(lambda x: (scale * x).astype(x.dtype), direction)
 

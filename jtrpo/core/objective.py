@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from jtrpo.core.batch import AxisName, Batch, as_weight, check_batch, check_size, mean_weights, sum_over, weighted_sum
-from jtrpo.core.check import check_number
-from jtrpo.core.distributions import Distribution, check_distribution
+from jtrpo.core.check import check_callable, check_number
+from jtrpo.core.distributions import Distribution, check_alike, check_distribution
 
 Objective = Callable[[Distribution, Batch], Float[Array, " B"]]
 """What each state contributes to the objective: ``(pi(. | batch.observation), batch) -> [B]``."""
@@ -84,10 +84,8 @@ def mean_kl(
     """
     for name, distribution in (("old", old), ("new", new)):
         check_distribution(distribution, f"{name} must be")
-    size, wanted = check_size(old.entropy().shape), (type(old).__name__, old.entropy().shape)
-    given = (type(new).__name__, new.entropy().shape)
-    if wanted != given:
-        raise ValueError(f"new must be of the kind and batch of old, {wanted}; got {given}")
+    size = check_size(old.entropy().shape)
+    check_alike("new", new, "old", old)
     divergence = old.kl(new)
     weight = mean_weights(as_weight(weight, (size,)), size, axis_name)
     return sum_over(weighted_sum(divergence, weight), axis_name)
@@ -123,7 +121,25 @@ def with_entropy(objective: Objective, coefficient: float | Float[Array, ""]) ->
         >>> print(f"{objective(coin, None)[0]:.4f}")  # 1 + 0.1 log 2
         1.0693
     """
-    return lambda distribution, batch: objective(distribution, batch) + coefficient * distribution.entropy()
+    return lambda distribution, batch: (
+        contributions(objective, distribution, batch) + coefficient * distribution.entropy()
+    )
+
+
+def contributions(objective: Objective, distribution: Distribution, batch: Batch) -> Float[Array, " B"]:
+    """What an objective says of each sample.
+
+    Raises:
+        TypeError: it is not a function.
+        ValueError: it does not say one number of each.
+    """
+    check_callable("objective", objective, "(distribution, batch) -> [B]")
+    values, wanted = objective(distribution, batch), distribution.entropy().shape
+    if jnp.shape(values) != wanted:
+        raise ValueError(
+            f"objective must return one number for each sample, [B] = {list(wanted)}; got shape {jnp.shape(values)}"
+        )
+    return values
 
 
 def normalized_by(normalize: Callable[..., Array]) -> Callable[[Objective], Objective]:

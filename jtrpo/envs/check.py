@@ -159,7 +159,7 @@ def check_step(space: spaces.Space, state: PyTree, observation: PyTree, result: 
         _as_before(observation, canonical(space, getattr(result, name), name), name)
         for name in ("observation", "final_observation")
     )
-    scalars = {name: jnp.asarray(getattr(result, name)) for name in ("reward", "terminated", "truncated")}
+    scalars = {name: _as_number(getattr(result, name), name) for name in ("reward", "terminated", "truncated")}
     for name, value in scalars.items():
         if value.ndim != 0:
             raise ValueError(f"the environment's {name} must be a scalar; got an array of shape {value.shape}")
@@ -169,6 +169,17 @@ def check_step(space: spaces.Space, state: PyTree, observation: PyTree, result: 
             )
     scalars["reward"] = jnp.asarray(scalars["reward"], float)
     return EnvStep(following, _as_before(state, result.state, "state"), final_observation=final, **scalars)
+
+
+def _as_number(value: Any, name: str) -> Any:
+    try:
+        array = jnp.asarray(value)
+    except (TypeError, ValueError):
+        array = None
+    if array is None or jnp.iscomplexobj(array):
+        kind = type(value).__name__ if array is None else array.dtype
+        raise ValueError(f"the environment's {name} must be a {'real number' if name == 'reward' else 'bool'}; got {kind}")
+    return array
 
 
 def _as_before(before: PyTree, after: PyTree, name: str) -> PyTree:

@@ -1,5 +1,6 @@
 """Adapter for gymnax environments (gymnax >= 1.0.1)."""
 
+import dataclasses
 import difflib
 from typing import Any
 
@@ -19,7 +20,7 @@ class GymnaxEnvironment:
         params: its parameters; ``None``: its default ones. They may be traced, but for those that its spaces are made of.
 
     Raises:
-        ValueError: parameters with an axis that the default ones lack, or traced ones in a space.
+        ValueError: parameters of another environment, with an axis that the default ones lack, or traced ones in a space.
     """
 
     def __init__(self, env: Any, params: Any = None):
@@ -53,12 +54,23 @@ class GymnaxEnvironment:
 
 
 def _check_parameters(env: Any, params: Any) -> None:
-    paths = jax.tree_util.tree_leaves_with_path(params)
-    usual = jax.tree.leaves(env.default_params)
+    defaults = env.default_params
+    names = [field.name for field in dataclasses.fields(defaults)] if dataclasses.is_dataclass(defaults) else []
+    missing = [name for name in names if not hasattr(params, name)]
+    if missing:
+        raise ValueError(
+            f"env: the parameters of {env.name} must have {', '.join(missing)}, as its default ones do; got "
+            f"{type(params).__name__}: give env.default_params.replace(...)"
+        )
+    paths = jax.tree_util.tree_leaves_with_path(params, is_leaf=lambda x: isinstance(x, list))
+    usual = jax.tree.leaves(defaults, is_leaf=lambda x: isinstance(x, list))
     for (path, given), default in zip(paths, usual, strict=False):
+        name = jax.tree_util.keystr(path)[1:]
+        if isinstance(given, str) and not isinstance(default, str):
+            raise ValueError(f"env: the parameter {name} of {env.name} must be a number; got {given!r}")
         if len(paths) == len(usual) and np.shape(given) != np.shape(default):
             raise ValueError(
-                f"env: the parameter {jax.tree_util.keystr(path)[1:]} of {env.name} must have shape {np.shape(default)}; got "
+                f"env: the parameter {name} of {env.name} must have shape {np.shape(default)}; got "
                 f"{np.shape(given)}: give one set of parameters for all environments, and jax.vmap a function that makes and "
                 "trains them over others"
             )

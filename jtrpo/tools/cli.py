@@ -54,6 +54,10 @@ def main(argv: list[str] | None = None) -> None:
         argv = ["--help"]
     typed = sys.argv[1:] if argv is None else argv
     try:
+        for i, one in enumerate(typed):
+            if not one or (one.startswith("--") and one.endswith("=")):  # as a path it would be this very folder
+                name = f"{one.rstrip('=')} " if one else f"what follows {typed[i - 1]} " if i else ""
+                raise ValueError(f"{name}must not be empty (a variable of the shell that is not set?)")
         command = parse(argv)
         _keep_compiled_programs()
         if alone:

@@ -182,7 +182,7 @@ def test_hyper_parameters_say_along_which_axes_to_map():
 
 
 def test_several_numbers_where_one_is_wanted_are_refused_in_words():
-    for numbers in (jnp.ones(2), np.ones((2, 1))):
+    for numbers in (jnp.ones(2), np.ones((2, 1)), [1.0, 2.0], [jnp.ones(())]):
         refused(
             ValueError,
             ["max_kl must be one number", "vmap"],
@@ -374,6 +374,7 @@ A = jnp.diag(jnp.array([2.0, 4.0]))
 KEYS = jax.random.split(jax.random.key(0), 4)
 STEP = {"gamma": 0.9, "gae_lambda": 0.9}
 ZEROS, NEVER = jnp.zeros(3), jnp.zeros(3, bool)
+LOCAL = jtrpo.linearize(POLICY, PARAMS, BATCH)
 
 
 def search(params=0.0, step=1.0, measure=lambda x: jtrpo.Evaluation(x, x**2, x**2, 0.0), max_kl=0.5, **settings):
@@ -417,6 +418,43 @@ CALLS = {
     "accept": (search, (), {"accept": "kl"}, TypeError, ["accept must be a function", "'kl'"]),
     "full_step": (search, (0.0, jnp.ones(2)), {}, ValueError, ["full_step must be", "params"]),
     "measure": (search, (0.0, 1.0, lambda x: x), {}, TypeError, ["measure must return an Evaluation"]),
+    "measures more": (
+        search, (), {"measure": lambda x: jtrpo.Evaluation(x, x, x, x, {"cost": x})}, ValueError, ["measure(params)", "start"]
+    ),
+    "measured": (
+        jtrpo.line_search, (lambda x: x, 0.0, 1.0, (0.0, 0.0)), {"accept": lambda new, old: 0}, TypeError, ["start must be", "tuple"]
+    ),
+    "accepts truly": (search, (), {"accept": lambda new, old: new.kl > 0}, TypeError, ["accept must return", "bool[]"]),
+    "accepts nothing": (search, (), {"accept": lambda new, old: None}, TypeError, ["accept must return", "None"]),
+    "accepts several": (search, (), {"accept": lambda new, old: jnp.zeros(2, int)}, TypeError, ["accept must return", "int32[2]"]),
+    "obstacle": (search, (), {"obstacle": "kl"}, TypeError, ["obstacle must be", "'kl'"]),
+    "no obstacle": (search, (), {"obstacle": False}, TypeError, ["obstacle must be", "False"]),
+    "one number": (update, (), {"objective": lambda d, b: jnp.mean(b.advantage)}, ValueError, ["objective must return", "[4]", "()"]),
+    "column": (update, (), {"objective": lambda d, b: b.advantage[:, None]}, ValueError, ["objective must return", "(4, 1)"]),
+    "class": (update, (PARAMS, BATCH, lambda p, o: jtrpo.Categorical), {}, TypeError, ["policy(params, observation) must return"]),
+    "acting's kind": (
+        update, (), {"acting": jtrpo.DiagGaussian(jnp.zeros((4, 2)), jnp.zeros((4, 2)))}, ValueError, ["acting must be", "DiagGaussian"]
+    ),
+    "acting's choices": (update, (), {"acting": jtrpo.Categorical(jnp.zeros((4, 3)))}, ValueError, ["acting must be", "(4, 3)"]),
+    "preconditioner": (update, (), {"preconditioner": lambda v: 3.0}, ValueError, ["preconditioner(r) must be"]),
+    "words to see": (
+        update, (PARAMS, BATCH._replace(observation=np.array(list("abcd")))), {}, TypeError, ["batch.observation", "array of numbers"]
+    ),
+    "axis": (update, (), {"axis_name": 3}, TypeError, ["axis_name must be", "3"]),
+    "unknown axis": (update, (), {"axis_name": ("a",)}, ValueError, ["axis_name", "'a'", "vmap"]),
+    "normalize": (jtrpo.linearize, (POLICY, PARAMS, BATCH), {"normalize": True}, TypeError, ["normalize must be a function"]),
+    "normalizes": (
+        jtrpo.linearize, (POLICY, PARAMS, BATCH), {"normalize": lambda a, w, n: a.sum()}, ValueError, ["normalize must return", "[4]"]
+    ),
+    "gradient of": (LOCAL.gradient, ("kl",), {}, TypeError, ["objective must be a function"]),
+    "elsewhere": (
+        LOCAL.measure, ({"w": jnp.zeros((2, 2))}, jtrpo.likelihood_ratio), {}, ValueError, ["params must be a pytree shaped like"]
+    ),
+    "nobody": (LOCAL.subset, (0,), {}, ValueError, ["fraction must be", "got 0"]),
+    "everybody twice": (LOCAL.subset, (2.0,), {}, ValueError, ["fraction must be", "got 2.0"]),
+    "gradient": (jtrpo.natural_gradient, (LOCAL, jnp.ones((1, 2))), {}, ValueError, ["gradient must be", "params"]),
+    "damping": (jtrpo.natural_gradient, (LOCAL, PARAMS), {"damping": -1.0}, ValueError, ["damping must be", "got -1.0"]),
+    "step": (jtrpo.full_step, (PARAMS, 1.0, -0.1), {}, ValueError, ["max_kl must be", "got -0.1"]),
     "reward": (jtrpo.gae, (1.0, 0.0, 0.0, False, False), STEP, ValueError, ["reward must have a leading axis"]),
     "value": (jtrpo.gae, (ZEROS, None, ZEROS, NEVER, NEVER), STEP, TypeError, ["value must be an array of real numbers", "None"]),
 }  # fmt: skip

@@ -46,6 +46,15 @@ def test_a_seed_out_of_range_is_refused_with_the_range(command, seed, capsys):
     assert f"seed must be a whole number from 0 to 4,294,967,295 (2**32 - 1); got {seed}" in err
 
 
+@pytest.mark.parametrize(
+    "typed", [["plot", ""], ["watch", ""], ["report", "a", ""], ["train", "CartPole-v1", "--checkpoint-dir="]]
+)
+def test_an_empty_argument_is_not_this_folder(typed, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "must not be empty (a variable of the shell that is not set?)" in refused(typed, capsys)
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_ships_gives_way_to_what_is_typed_and_only_to_that():
     typed = parse(["train", "MountainCar-v0", "--sampling", "vine", "--max-kl", "0.025", "--num-steps", "32"])
     # Values that are those that ship, or the defaults, were typed all the same.

@@ -99,6 +99,30 @@ def test_gymnax_parameters_of_each_environment_are_told():
 
 
 @pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        ({"gravity": 9.8}, "parameters of .* must have .*x_threshold, as its default ones do; got dict"),
+        (gymnax.make("Pendulum-v1")[1], "parameters of .* must have gravity, .*x_threshold, as .*; got EnvParams"),
+        (PARAMS.replace(gravity="9.8"), "parameter gravity .* must be a number; got '9.8'"),
+        (PARAMS.replace(gravity=[9.8, 1.0]), r"parameter gravity .* must have shape \(\); got \(2,\)"),
+    ],
+)
+def test_gymnax_parameters_of_another_make_are_told(params, words):
+    with pytest.raises(ValueError, match=words):
+        jtrpo.TrainConfig((CARTPOLE, params), **SMALL)
+
+
+@pytest.mark.parametrize("reward", [1j, None, "1", np.array(["x"])])
+def test_a_reward_that_is_no_real_number_is_told(reward):
+    class Env(probes.TruncatedOnly):
+        def step(self, key, state, action):
+            return super().step(key, state, action)._replace(reward=reward)
+
+    with pytest.raises(ValueError, match="the environment's reward must be a real number; got"):
+        shapes(Env(probes.DISCRETE))
+
+
+@pytest.mark.parametrize(
     "env", [probes.TwoSteps, type(CARTPOLE), (type(CARTPOLE), PARAMS), probes.Counting, SyncVectorEnv]
 )
 def test_a_class_is_not_an_environment(env):
