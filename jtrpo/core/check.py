@@ -46,7 +46,9 @@ def check_number(
         ValueError: not finite or out of bounds.
     """
     if scalar and (isinstance(value, list | tuple) or np.ndim(value) != 0):
-        several = f"a {type(value).__name__}" if isinstance(value, list | tuple) else f"an array of shape {np.shape(value)}"
+        several = (
+            f"a {type(value).__name__}" if isinstance(value, list | tuple) else f"an array of shape {np.shape(value)}"
+        )
         raise ValueError(f"{name} must be one number, got {several}; vmap over it instead")
     bounds = {"at least": at_least, "above": above, "at most": at_most, "below": below}
     wanted = " and ".join(f"{word} {bound}" for word, bound in bounds.items() if bound is not None)

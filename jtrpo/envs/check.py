@@ -178,7 +178,9 @@ def _as_number(value: Any, name: str) -> Any:
         array = None
     if array is None or jnp.iscomplexobj(array):
         kind = type(value).__name__ if array is None else array.dtype
-        raise ValueError(f"the environment's {name} must be a {'real number' if name == 'reward' else 'bool'}; got {kind}")
+        raise ValueError(
+            f"the environment's {name} must be a {'real number' if name == 'reward' else 'bool'}; got {kind}"
+        )
     return array
 
 

@@ -12,8 +12,11 @@ def absolute(directory: str | Path, name: str = "checkpoint_dir") -> Path:
     """The path from the root, with ``~`` as the home directory where there is one.
 
     Raises:
+        TypeError: neither a string nor a path.
         ValueError: no path at all.
     """
+    if not isinstance(directory, str | os.PathLike):
+        raise TypeError(f"{name} must be a path, a string or a pathlib.Path; got {directory!r}")
     path = Path(directory)
     if "\0" in str(path):
         raise ValueError(f"{name}={str(directory)!r} holds a zero byte, which no path can")

@@ -11,7 +11,7 @@ from jaxtyping import PRNGKeyArray, PyTree
 
 from jtrpo.envs.actions import environment_action
 from jtrpo.tools.checkpoint import load
-from jtrpo.training.agent import make_agent
+from jtrpo.training.agent import Memories, make_agent
 from jtrpo.training.keys import one_key
 
 
@@ -53,6 +53,10 @@ def load_policy(directory: str | Path, env: Any = None) -> Callable[..., tuple[A
         )
         if key is not None:
             key = one_key(key)
+        if memory is not None and not isinstance(memory, Memories):
+            raise TypeError(
+                f"memory must be what the policy returned beside its last action, or None; got {type(memory).__name__}"
+            )
         observation = _as_arrays(observation_space, observation, "observation")
         batch = _batch_of(observation_space, observation)
         if batch is None:

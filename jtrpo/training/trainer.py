@@ -99,7 +99,7 @@ def check_state(state: Any) -> None:
 
     Raises:
         TypeError: something else than a :class:`TrainState`.
-        ValueError: the states of several trainings.
+        ValueError: the states of several trainings, or one that was donated.
     """
     if not isinstance(state, TrainState):
         raise TypeError(
@@ -111,6 +111,9 @@ def check_state(state: Any) -> None:
             f"state must be of one training; got those of an axis of shape {jnp.shape(state.update)}: jax.vmap over it, or "
             "take one by jax.tree.map(lambda x: x[0], state)"
         )
+    known = [x for x in jax.tree.leaves(state) if isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer)]
+    if any(leaf.is_deleted() for leaf in known):
+        raise ValueError("state was donated to a step; go on with what the step returned")
 
 
 class Metrics(NamedTuple):

@@ -98,6 +98,9 @@ def test_what_is_not_the_state_of_one_training_is_refused_in_words(state, step):
         for wrong in (shapes[1], shapes, jtrpo.TrainResult(*shapes), None):
             refused(TypeError, ["state must be a jtrpo.TrainState", type(wrong).__name__], call, wrong)
         refused(ValueError, ["state must be of one training", "(2,)", "vmap"], call, several)
+        donated = jax.tree.map(jnp.copy, state)
+        jax.tree.leaves(donated.critic_params)[0].delete()
+        refused(ValueError, ["state was donated", "what the step returned"], call, donated)
     assert jax.eval_shape(jax.vmap(TRAINER.step), several)[1].timesteps.shape == (2,)
 
 
@@ -422,29 +425,29 @@ CALLS = {
         search, (), {"measure": lambda x: jtrpo.Evaluation(x, x, x, x, {"cost": x})}, ValueError, ["measure(params)", "start"]
     ),
     "measured": (
-        jtrpo.line_search, (lambda x: x, 0.0, 1.0, (0.0, 0.0)), {"accept": lambda new, old: 0}, TypeError, ["start must be", "tuple"]
+        jtrpo.line_search, (lambda x: x, 0.0, 1.0, (0.0, 0.0)), {"accept": max}, TypeError, ["start must be", "tuple"]
     ),
     "accepts truly": (search, (), {"accept": lambda new, old: new.kl > 0}, TypeError, ["accept must return", "bool[]"]),
     "accepts nothing": (search, (), {"accept": lambda new, old: None}, TypeError, ["accept must return", "None"]),
-    "accepts several": (search, (), {"accept": lambda new, old: jnp.zeros(2, int)}, TypeError, ["accept must return", "int32[2]"]),
+    "accepts several": (search, (), {"accept": lambda new, old: jnp.zeros(2, int)}, TypeError, ["accept", "int32[2]"]),
     "obstacle": (search, (), {"obstacle": "kl"}, TypeError, ["obstacle must be", "'kl'"]),
     "no obstacle": (search, (), {"obstacle": False}, TypeError, ["obstacle must be", "False"]),
-    "one number": (update, (), {"objective": lambda d, b: jnp.mean(b.advantage)}, ValueError, ["objective must return", "[4]", "()"]),
+    "one number": (update, (), {"objective": lambda d, b: jnp.mean(b.advantage)}, ValueError, ["objective must", "()"]),
     "column": (update, (), {"objective": lambda d, b: b.advantage[:, None]}, ValueError, ["objective must return", "(4, 1)"]),
-    "class": (update, (PARAMS, BATCH, lambda p, o: jtrpo.Categorical), {}, TypeError, ["policy(params, observation) must return"]),
+    "class": (update, (PARAMS, BATCH, lambda p, o: jtrpo.Categorical), {}, TypeError, ["policy(params, observation) must"]),
     "acting's kind": (
-        update, (), {"acting": jtrpo.DiagGaussian(jnp.zeros((4, 2)), jnp.zeros((4, 2)))}, ValueError, ["acting must be", "DiagGaussian"]
+        update, (), {"acting": jtrpo.DiagGaussian(jnp.zeros((4, 2)), jnp.zeros((4, 2)))}, ValueError, ["acting", "DiagGaussian"]
     ),
     "acting's choices": (update, (), {"acting": jtrpo.Categorical(jnp.zeros((4, 3)))}, ValueError, ["acting must be", "(4, 3)"]),
     "preconditioner": (update, (), {"preconditioner": lambda v: 3.0}, ValueError, ["preconditioner(r) must be"]),
     "words to see": (
-        update, (PARAMS, BATCH._replace(observation=np.array(list("abcd")))), {}, TypeError, ["batch.observation", "array of numbers"]
+        update, (PARAMS, BATCH._replace(observation=np.array(list("abcd")))), {}, TypeError, ["batch.observation must be"]
     ),
     "axis": (update, (), {"axis_name": 3}, TypeError, ["axis_name must be", "3"]),
     "unknown axis": (update, (), {"axis_name": ("a",)}, ValueError, ["axis_name", "'a'", "vmap"]),
     "normalize": (jtrpo.linearize, (POLICY, PARAMS, BATCH), {"normalize": True}, TypeError, ["normalize must be a function"]),
     "normalizes": (
-        jtrpo.linearize, (POLICY, PARAMS, BATCH), {"normalize": lambda a, w, n: a.sum()}, ValueError, ["normalize must return", "[4]"]
+        jtrpo.linearize, (POLICY, PARAMS, BATCH), {"normalize": lambda a, w, n: a.sum()}, ValueError, ["normalize must", "[4]"]
     ),
     "gradient of": (LOCAL.gradient, ("kl",), {}, TypeError, ["objective must be a function"]),
     "elsewhere": (

@@ -101,6 +101,11 @@ def test_a_path_that_is_none_is_refused_in_words(tmp_path):
     for path, words in (("a\0b", "zero byte"), ("x" * 300, "too long"), (loop, "checkpoint_dir")):
         with pytest.raises(ValueError, match=words):
             Checkpoints(tmp_path / path, CONFIG)
+    for path in (None, 3, b"run"):
+        with pytest.raises(TypeError, match=f"directory must be a path, .*; got {path!r}"):
+            jtrpo.load_policy(path)
+        with pytest.raises(TypeError, match=f"checkpoint_dir must be a path, .*; got {path!r}"):
+            Checkpoints(path, CONFIG)
 
 
 # What is not jtrpo's
@@ -663,6 +668,9 @@ def test_a_policy_takes_what_an_environment_gives_and_gives_what_it_takes(tmp_pa
     assert jax.jit(lambda x: policy(x)[0])(observation) == action
     with pytest.raises(TypeError, match="key must be a random key"):
         policy(observation, key=5)
+    for memory in (np.zeros(3), (), 0):
+        with pytest.raises(TypeError, match=f"memory must be what the policy returned .*got .*{type(memory).__name__}"):
+            policy(observation, memory)
     for wrong in (np.zeros(3), np.zeros((2, 5)), 0.0, [], "left", {"a": 1}, [[0, 0], [0]], np.zeros((1, 1, 4))):
         with pytest.raises(ValueError, match=r"observation must"):
             policy(wrong)
