@@ -47,7 +47,7 @@ class Memory(nn.Module):
     def __call__(self, features: Float[Array, "B F"], seen: Sequences) -> tuple[Float[Array, "B H"], PyTree]:
         """Return the output and the carry after each step."""
         by_time = lambda x: jnp.swapaxes(jnp.reshape(x, (-1, seen.length, *x.shape[1:])), 0, 1)  # noqa: E731
-        flat = lambda x: jnp.reshape(jnp.swapaxes(x, 0, 1), (-1, *x.shape[2:]))  # noqa: E731
+        flat = lambda x: jax.lax.collapse(jnp.swapaxes(x, 0, 1), 0, 2)  # noqa: E731
         carry = jax.tree.map(lambda x: by_time(x)[0], seen.carry)
         scan = nn.scan(_Step, variable_broadcast="params", split_rngs={"params": False})
         _, outputs = scan(self.cell, self.size)(carry, (by_time(features), by_time(seen.start)))

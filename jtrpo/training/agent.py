@@ -138,7 +138,7 @@ def make_agent(config: TrainConfig) -> Agent:
         return Sequences(observation, flatten(start), repeated, length)
 
     def flatten(tree: PyTree) -> PyTree:
-        return jax.tree.map(lambda x: jnp.reshape(jnp.swapaxes(x, 0, 1), (-1, *x.shape[2:])), tree)
+        return jax.tree.map(lambda x: jax.lax.collapse(jnp.swapaxes(x, 0, 1), 0, 2), tree)
 
     def unflatten(x: Array, like: Trajectory) -> Array:
         return jnp.reshape(x, like.reward.shape[::-1]).T

@@ -93,7 +93,7 @@ def fit_critic(
         dealt = (lot[None] + jnp.arange(minibatches)[:, None]) % minibatches + minibatches * jnp.arange(hands)[None]
         order = (dealt[..., None] * sequence_length + jnp.arange(sequence_length)[None, None]).reshape(-1)
         data = jax.tree.map(lambda x: jnp.take(x, order, axis=0), data)
-    data = jax.tree.map(lambda x: jnp.reshape(x, (minibatches, -1, *x.shape[1:])), data)
+    data = jax.tree.map(lambda x: jnp.reshape(x, (minibatches, x.shape[0] // minibatches, *x.shape[1:])), data)
     (params, optimizer_state), losses = jax.lax.scan(
         lambda carry, _: jax.lax.scan(step, carry, data), (params, optimizer_state), length=epochs
     )

@@ -41,7 +41,9 @@ def moments(
         valid: which samples count, over the leading axes.
         axis_name: mapped axis over which the samples are spread.
     """
-    rows = jax.tree.map(lambda mean, x: jnp.reshape(x, (-1, *mean.shape)), like.mean, samples)
+    rows = jax.tree.map(
+        lambda mean, x: jax.lax.collapse(jnp.asarray(x), 0, jnp.ndim(x) - mean.ndim), like.mean, samples
+    )
     counts = jnp.reshape(valid, (-1,))
 
     def total(x: Array, mean: Array) -> Array:

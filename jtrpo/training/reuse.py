@@ -37,10 +37,8 @@ def slide_window(window: Trajectory, newest: Trajectory) -> tuple[Trajectory, Tr
         return jnp.concatenate([older, new[None]])
 
     collections = jax.tree.map(append, window, newest)
-    wide = jax.tree.map(
-        lambda x: jnp.reshape(jnp.moveaxis(x, 0, 2), (x.shape[1], -1, *x.shape[3:])), collections._replace(memory=())
-    )
-    memory = jax.tree.map(lambda x: jnp.reshape(jnp.moveaxis(x, 0, 1), (-1, *x.shape[2:])), collections.memory)
+    wide = jax.tree.map(lambda x: jax.lax.collapse(jnp.moveaxis(x, 0, 2), 1, 3), collections._replace(memory=()))
+    memory = jax.tree.map(lambda x: jax.lax.collapse(jnp.moveaxis(x, 0, 1), 0, 2), collections.memory)
     return jax.tree.map(lambda x: x[1:], collections), wide._replace(memory=memory)
 
 
