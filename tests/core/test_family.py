@@ -11,21 +11,12 @@ import jtrpo.core.diagonal
 from jtrpo import Batch, Categorical, trpo_update
 from jtrpo.core.diagonal import fisher_diagonal
 from jtrpo.core.fisher import sample_curvature
-
-B, OBSERVATION, HIDDEN, ACTIONS = 40, 3, 4, 3
-
-
-def policy(params, observation):
-    return Categorical(jnp.tanh(observation @ params["w"]) @ params["v"])
+from tests.core.small_problem import B, make_problem, policy
 
 
 @pytest.fixture
 def problem(x64):
-    rng = np.random.default_rng(0)
-    params = {"w": rng.normal(size=(OBSERVATION, HIDDEN)), "v": rng.normal(size=(HIDDEN, ACTIONS))}
-    params, observation = jax.tree.map(jnp.asarray, (params, rng.normal(size=(B, OBSERVATION))))
-    action = policy(params, observation).sample(jax.random.key(0))
-    return params, Batch(observation, action, jnp.asarray(rng.normal(size=B)))
+    return make_problem()
 
 
 def sample_fisher(params, observation):

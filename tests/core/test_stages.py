@@ -7,23 +7,13 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import jtrpo
-from jtrpo import Batch, Categorical, UpdateStatus
-
-B, OBSERVATION, HIDDEN, ACTIONS = 40, 3, 4, 3
-
-
-def policy(params, observation):
-    return Categorical(jnp.tanh(observation @ params["w"]) @ params["v"])
+from jtrpo import UpdateStatus
+from tests.core.small_problem import B, make_problem, policy
 
 
 @pytest.fixture
 def problem(x64):
-    rng = np.random.default_rng(0)
-    params = {"w": rng.normal(size=(OBSERVATION, HIDDEN)), "v": rng.normal(size=(HIDDEN, ACTIONS))}
-    params, observation = jax.tree.map(jnp.asarray, (params, rng.normal(size=(B, OBSERVATION))))
-    action = policy(params, observation).sample(jax.random.key(0))
-    weight = jnp.asarray(rng.uniform(size=B)).at[::7].set(0.0)
-    return params, Batch(observation, action, jnp.asarray(rng.normal(size=B)), weight=weight)
+    return make_problem(weighted=True)
 
 
 def dense_fisher(params, batch):

@@ -536,6 +536,7 @@ os.kill(os.getpid(), signal.SIGKILL)
         try:
             lock = Lock(tmp_path)
             lock.acquire()  # though the child lives
+            assert lock
             lock.release()
         finally:
             os.kill(child, signal.SIGKILL)
