@@ -19,7 +19,7 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 
 import jtrpo
 from jtrpo.envs.gymnax import environment_ids
-from jtrpo.training.rollout import play_episodes
+from jtrpo.training.evaluation import play_episodes
 
 EPISODES = 64
 NEEDS_A_DOWNLOAD = "MNISTBandit-bsuite"

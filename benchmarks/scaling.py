@@ -22,7 +22,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 import jtrpo
-from jtrpo.training.trainer import state_shardings
+from jtrpo.training.state import state_shardings
 
 UPDATES = 20
 REPEATS = 5
@@ -35,7 +35,7 @@ def compile_step(config: jtrpo.TrainConfig) -> Any:
     """The trainer's step as a program for the configuration's mesh."""
     trainer = jtrpo.make_trainer(config)
     shapes = jax.eval_shape(trainer.init, jax.random.key(0))
-    where = state_shardings(config, shapes)
+    where = state_shardings(config.mesh, shapes)
     if where is not None:
         shapes = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, where)
     return jax.jit(trainer.step, donate_argnums=0).lower(shapes).compile()

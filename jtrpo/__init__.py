@@ -21,9 +21,11 @@ from jtrpo.core.trpo import TRPOInfo, trpo_update  # noqa: E402
 from jtrpo.envs.protocol import Environment, EnvStep  # noqa: E402
 from jtrpo.tools.policy import load_policy  # noqa: E402
 from jtrpo.training.agent import Agent, make_agent  # noqa: E402
-from jtrpo.training.config import Hyperparams, TrainConfig  # noqa: E402
-from jtrpo.training.host import HostTrainer, make_host_trainer  # noqa: E402
-from jtrpo.training.trainer import Metrics, Trainer, TrainResult, TrainState, make_train, make_trainer  # noqa: E402
+from jtrpo.training.config import TrainConfig  # noqa: E402
+from jtrpo.training.host.trainer import HostTrainer, make_host_trainer  # noqa: E402
+from jtrpo.training.hyperparams import Hyperparams  # noqa: E402
+from jtrpo.training.state import Metrics, TrainResult, TrainState  # noqa: E402
+from jtrpo.training.trainer import Trainer, make_train, make_trainer  # noqa: E402
 from jtrpo.training.tuned import tuned  # noqa: E402
 
 __version__ = "0.1.0"

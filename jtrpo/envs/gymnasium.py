@@ -31,7 +31,7 @@ class HostEnvironment:
         mode: how the training's environments begin their next episodes.
         num_envs: environments of a vector that is there already; ``None`` for an id.
         lent: whether the environments to train on, and those to evaluate on, are the user's to close.
-        max_episode_steps: the time limit of an id. With it, first episodes are cut at spread times (see ``staggered``).
+        max_episode_steps: the time limit of an id. With it, first episodes are cut at spread times (see ``staggered_resets``).
     """
 
     name: str
@@ -207,10 +207,10 @@ class HostVector:
             final = self._with_final(observation, done, info)
         elif done.any():
             final = jax.tree.map(np.copy, observation)  # the reset may write into the same memory
-            observation, _ = self.renew(done)
+            observation, _ = self.reset_where(done)
         return HostStep(observation, reward, terminated, truncated, final, acted)
 
-    def renew(self, which: Bool[np.ndarray, " N"]) -> tuple[PyTree, Bool[np.ndarray, " N"]]:
+    def reset_where(self, which: Bool[np.ndarray, " N"]) -> tuple[PyTree, Bool[np.ndarray, " N"]]:
         """Begin new episodes in some environments, or in all where the vector cannot do so in some.
 
         Returns:

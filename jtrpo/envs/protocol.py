@@ -41,7 +41,8 @@ class Environment(Protocol):
     Attributes:
         observation_space: of ``gymnasium.spaces``; a dictionary's ``"action_mask"`` holds the legal actions.
         action_space: of ``gymnasium.spaces``.
-        max_episode_steps (int): optional: the time limit. With it, first episodes are cut at spread times (see ``staggered``).
+        max_episode_steps (int): optional: the time limit. With it, first episodes are cut at spread times (see
+            ``staggered_resets``).
 
     Examples:
         Say the bit that is seen; an episode is one step:

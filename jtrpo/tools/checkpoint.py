@@ -23,9 +23,10 @@ from jtrpo.tools.distributed import is_lead, lead_does, meet
 from jtrpo.tools.files import absolute, set_aside, writable
 from jtrpo.tools.fingerprint import describe, differences, fingerprint, versions
 from jtrpo.tools.lock import Lock
-from jtrpo.training.config import Hyperparams, TrainConfig
-from jtrpo.training.host import trainer_for
-from jtrpo.training.trainer import TrainState, state_shardings
+from jtrpo.training.config import TrainConfig
+from jtrpo.training.host.trainer import trainer_for
+from jtrpo.training.hyperparams import Hyperparams
+from jtrpo.training.state import TrainState, state_shardings
 
 
 class Restored(NamedTuple):
@@ -282,7 +283,7 @@ class Checkpoints:
                 "settings, or choose another folder"
             )
         template = self._template(_key_of(run))
-        return _restored(run, arrays, template, state_shardings(self._config, template))
+        return _restored(run, arrays, template, state_shardings(self._config.mesh, template))
 
 
 def load(directory: str | Path, env: Any = None) -> tuple[TrainConfig, Restored]:

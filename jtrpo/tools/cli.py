@@ -34,9 +34,9 @@ from jtrpo.tools.stop import StopOnSignal
 from jtrpo.tools.tensorboard import TensorBoard
 from jtrpo.tools.wandb import WandB
 from jtrpo.tools.watch import check_animation, play, save_animation
-from jtrpo.training.host import HostTrainer, trainer_for
+from jtrpo.training.host.trainer import HostTrainer, trainer_for
 from jtrpo.training.report import OnUpdate, guarded
-from jtrpo.training.trainer import Metrics
+from jtrpo.training.state import Metrics
 from jtrpo.training.tuned import tuned
 
 LOST = 75

@@ -17,7 +17,8 @@ from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 
 from jtrpo.envs.gymnasium import HostEnvironment
-from jtrpo.training.config import Hyperparams, TrainConfig
+from jtrpo.training.config import TrainConfig
+from jtrpo.training.hyperparams import Hyperparams
 
 _SMALL = 8
 """Elements up to which an array is written out; of a larger one, a digest."""

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from jtrpo.tools.files import replace, set_aside
-from jtrpo.training.trainer import Metrics
+from jtrpo.training.state import Metrics
 
 
 class MetricsLog:

@@ -6,7 +6,8 @@ import numpy as np
 
 from jtrpo.training.agent import make_agent
 from jtrpo.training.config import TrainConfig
-from jtrpo.training.trainer import TrainState, make_collect, make_trainer
+from jtrpo.training.state import TrainState
+from jtrpo.training.trainer import make_collect, make_trainer
 
 
 def first_non_finite(config: TrainConfig, state: TrainState) -> str | None:

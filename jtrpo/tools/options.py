@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from jtrpo.training.config import Hyperparams, TrainConfig
+from jtrpo.training.config import TrainConfig
+from jtrpo.training.hyperparams import Hyperparams
 from jtrpo.training.tuned import TUNED
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jtrpo.tools.files import check_file
-from jtrpo.training.trainer import Metrics
+from jtrpo.training.state import Metrics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

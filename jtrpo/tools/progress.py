@@ -16,7 +16,7 @@ from rich.table import Table
 
 from jtrpo.tools.fingerprint import environment_name
 from jtrpo.training.config import TrainConfig
-from jtrpo.training.trainer import Metrics
+from jtrpo.training.state import Metrics
 
 _PLAIN_LINES = 10
 _GAUGE = 20

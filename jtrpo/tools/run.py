@@ -26,10 +26,12 @@ from jtrpo.tools.run_directory import (
     write_settings,
     write_summary,
 )
-from jtrpo.training.config import Hyperparams, TrainConfig
-from jtrpo.training.host import HostTrainer, check_evaluation, trainer_for
+from jtrpo.training.config import TrainConfig
+from jtrpo.training.host.trainer import HostTrainer, check_evaluation, trainer_for
+from jtrpo.training.hyperparams import Hyperparams
 from jtrpo.training.report import OnUpdate
-from jtrpo.training.trainer import Metrics, Trainer, TrainState, state_shardings
+from jtrpo.training.state import Metrics, TrainState, state_shardings
+from jtrpo.training.trainer import Trainer
 
 EVALUATION_EPISODES = 128
 
@@ -194,7 +196,7 @@ def _compile(
 ) -> tuple[Trainer, Metrics]:
     """The trainer's functions as programs, and the shapes of the metrics."""
     shapes = jax.eval_shape(trainer.init, key, hyperparams)
-    where = state_shardings(config, shapes)
+    where = state_shardings(config.mesh, shapes)
     if where is not None:
         shapes = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, where)
     lowered = (

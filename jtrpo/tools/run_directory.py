@@ -12,8 +12,9 @@ from jtrpo.tools.checkpoint_folder import found
 from jtrpo.tools.files import replace
 from jtrpo.tools.fingerprint import describe, versions
 from jtrpo.tools.plot import learning_curve, save_figure
-from jtrpo.training.config import Hyperparams, TrainConfig
-from jtrpo.training.trainer import Metrics
+from jtrpo.training.config import TrainConfig
+from jtrpo.training.hyperparams import Hyperparams
+from jtrpo.training.state import Metrics
 
 METRICS_FILE = "metrics.csv"
 _CONFIG_FILE = "config.json"

@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from jtrpo.training.trainer import Metrics
+from jtrpo.training.state import Metrics
 
 # The names of stable-baselines3 where the values mean the same. Its kl_divergence_loss is KL(new || old), its value_loss is taken
 # over all passes and not halved: those are train/kl and train/critic_loss here.

@@ -5,7 +5,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from jtrpo.tools.scalars import scalars
-from jtrpo.training.trainer import Metrics
+from jtrpo.training.state import Metrics
 
 
 class TensorBoard:

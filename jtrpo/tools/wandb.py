@@ -8,8 +8,9 @@ from typing import Any, Self
 from jtrpo.tools.files import replace
 from jtrpo.tools.fingerprint import describe
 from jtrpo.tools.scalars import scalars
-from jtrpo.training.config import Hyperparams, TrainConfig
-from jtrpo.training.trainer import Metrics
+from jtrpo.training.config import TrainConfig
+from jtrpo.training.hyperparams import Hyperparams
+from jtrpo.training.state import Metrics
 
 _FILE = "wandb-id.txt"
 

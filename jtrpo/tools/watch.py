@@ -16,7 +16,7 @@ from jtrpo.envs.gymnasium import PREFIX, HostEnvironment
 from jtrpo.envs.gymnax import GymnaxEnvironment
 from jtrpo.training.agent import make_agent
 from jtrpo.training.config import TrainConfig
-from jtrpo.training.trainer import TrainState
+from jtrpo.training.state import TrainState
 
 _MOST_FRAMES = 200
 _MILLISECONDS = 50

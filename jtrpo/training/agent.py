@@ -1,8 +1,9 @@
-"""The agent of a training run: its networks, and how they see an observation."""
+"""The agent of a training: a policy and a critic, and what they see of observations and of whole collections."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -11,16 +12,14 @@ from gymnasium import spaces
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from jtrpo.core.distributions import Distribution
-from jtrpo.core.fisher import Policy
 from jtrpo.networks.actor_critic import CriticNetwork, Encoder, PolicyNetwork
 from jtrpo.networks.heads import Head
 from jtrpo.networks.recurrent import Sequences, empty_carry
 from jtrpo.networks.torso import ACTIVATIONS, numeric
 from jtrpo.training.config import TrainConfig, check_config
-from jtrpo.training.critic import Critic
 from jtrpo.training.keys import one_key
 from jtrpo.training.normalization import RunningStatistics, normalize, rescale
-from jtrpo.training.rollout import Trajectory, forget
+from jtrpo.training.rollout import Trajectory, flatten, reset_memory
 
 
 class Learned(Protocol):
@@ -48,41 +47,167 @@ class Memories(NamedTuple):
     critic: PyTree
 
 
-class Agent(NamedTuple):
-    """A policy and a critic for raw observations, as functions of a training state.
+class Network(NamedTuple):
+    """A policy or a critic, as pure functions of its parameters.
+
+    Its input is a batch of observations, ``[B, ...]`` each; with a memory, :class:`jtrpo.networks.recurrent.Sequences` of them.
 
     Attributes:
-        policy: ``(state, observation, memory) -> (distribution, memory)``, the distribution over actions before the map into
-            the action space. Memory comes from ``empty_memory``; without recurrent networks it may be left out.
-        value: ``(state, observation, memory) -> (value, memory)``, in units of (scaled) return, from the memory that ``policy``
-            was given; each advances its own part.
-        values: ``(state, trajectory) -> (value, next_value, critic memory)``: of the observations and of what really followed
-            them, ``[T, N]`` each, in units of (scaled) return, and the critic's memory after the last step.
-        see: ``(state, observation) -> observation``, normalised where the settings say so.
-        empty_memory: ``(batch) -> memory`` for the first step of an episode.
-        policy_sees: ``(state, trajectory) -> pytree`` with leading axis ``B`` for ``policy_network``.
-        critic_sees: the same for ``critic_network``.
-        distribution: ``(state, trajectory) -> distribution`` over the actions of its steps, leading axis ``B``.
-        flatten: ``[T, N, ...] -> [B, ...]``, each environment's steps in sequence.
-        init_policy: ``(key, observation) -> policy parameters``, from one observation.
-        init_critic: ``(key, observation) -> critic parameters``.
-        policy_network: ``(policy parameters, seen) -> distribution``.
-        critic_network: ``(critic parameters, seen) -> value``, before targets are scaled back.
+        init: ``(key, input) -> params``.
+        apply: ``(params, input) -> (output, memory after each step)``: a distribution or values, ``[B]``; memory ``()`` without.
+        empty_memory: ``(batch) -> memory`` before an episode's first step; ``()`` without.
     """
 
-    policy: Callable[..., tuple[Distribution, Memories]]
-    value: Callable[..., tuple[Float[Array, " N"], Memories]]
-    values: Callable[[Learned, Trajectory], tuple[Float[Array, "T N"], Float[Array, "T N"], PyTree]]
-    see: Callable[[Learned, PyTree], PyTree]
-    empty_memory: Callable[[int], Memories]
-    policy_sees: Callable[[Learned, Trajectory], PyTree]
-    critic_sees: Callable[[Learned, Trajectory], PyTree]
-    distribution: Callable[[Learned, Trajectory], Distribution]
-    flatten: Callable[[PyTree], PyTree]
-    init_policy: Callable[[PRNGKeyArray, PyTree], PyTree]
-    init_critic: Callable[[PRNGKeyArray, PyTree], PyTree]
-    policy_network: Policy
-    critic_network: Critic
+    init: Callable[[PRNGKeyArray, PyTree], PyTree]
+    apply: Callable[[PyTree, PyTree], tuple[Any, PyTree]]
+    empty_memory: Callable[[int], PyTree]
+
+
+@dataclass(frozen=True, eq=False)
+class Agent:
+    """A policy and a critic for raw observations, as functions of a training state.
+
+    Every method is pure. ``state`` is a :class:`TrainState`, or anything with its learned parts. Observations are as the
+    environment gives them.
+
+    Attributes:
+        policy_module: the policy.
+        critic_module: the critic; with ``features``, one that sees those.
+        features: ``(policy parameters, input) -> (features, memory)``, the policy's, for a critic that reads them instead of the
+            observation, and does not shape them: its fit would leave the trust region. ``None``: the critic has its own.
+        normalized: whether to centre and scale each part of an observation; ``None``: none.
+        rescale_values: whether the critic's output is in units of its targets' spread.
+    """
+
+    policy_module: Network
+    critic_module: Network
+    features: Callable[[PyTree, PyTree], tuple[Array, PyTree]] | None
+    normalized: PyTree | None
+    rescale_values: bool
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether the policy carries something from step to step."""
+        return bool(jax.tree.leaves(self.policy_module.empty_memory(1)))
+
+    def init_policy(self, key: PRNGKeyArray, observation: PyTree) -> PyTree:
+        """Policy parameters, from one observation."""
+        return self.policy_module.init(one_key(key), self._one_step(observation))
+
+    def init_critic(self, key: PRNGKeyArray, observation: PyTree) -> PyTree:
+        """Critic parameters, from one observation."""
+        return self.critic_module.init(one_key(key), self._one_step(observation))
+
+    def empty_memory(self, batch: int) -> Memories:
+        """Memory before the first step of an episode."""
+        return Memories(self.policy_module.empty_memory(batch), self.critic_module.empty_memory(batch))
+
+    def normalize(self, state: Learned, observation: PyTree) -> PyTree:
+        """Observation as the networks see it, centred and scaled where the settings say so."""
+        if self.normalized is None:
+            return observation
+        scaled = normalize(state.observation_statistics, observation)
+        return jax.tree.map(lambda use, new, old: new if use else old, self.normalized, scaled, observation)
+
+    def policy(
+        self, state: Learned, observation: PyTree, memory: Memories | None = None
+    ) -> tuple[Distribution, Memories]:
+        """Distribution over actions, before the map into the action space, and the memory with the policy's part advanced.
+
+        Memory comes from ``empty_memory``; ``None`` begins an episode.
+        """
+        memory = self._memory(memory, observation)
+        seen = self._next_step(self.normalize(state, observation), memory.policy)
+        distribution, after = self.policy_module.apply(state.policy_params, seen)
+        return distribution, memory._replace(policy=after)
+
+    def value(
+        self, state: Learned, observation: PyTree, memory: Memories | None = None
+    ) -> tuple[Float[Array, " N"], Memories]:
+        """Value in units of (scaled) return, and the memory with the critic's part advanced.
+
+        The memory is the one that ``policy`` was given, not the one that it returned.
+        """
+        memory = self._memory(memory, observation)
+        seen = self._next_step(self.normalize(state, observation), self._critics(memory))
+        value, after = self._predict(state, seen)
+        return value, memory if self.features is not None else memory._replace(critic=after)
+
+    def policy_and_critic(self, state: Learned, observation: PyTree, memory: Memories) -> tuple[Distribution, Memories]:
+        """As :meth:`policy`, with the critic's part of the memory advanced as well."""
+        distribution, after = self.policy(state, observation, memory)
+        return distribution, after._replace(critic=self.value(state, observation, memory)[1].critic)
+
+    def values(self, state: Learned, trajectory: Trajectory) -> tuple[Float[Array, "T N"], Float[Array, "T N"], PyTree]:
+        """Values of the observations and of what really followed them, and the critic's memory after the last step."""
+        current, carry = self._predict(state, self._sequences(state, trajectory, self._critics(trajectory.memory)))
+        # The next value of each step goes on from the memory after it.
+        following = flatten(self.normalize(state, trajectory.final_observation))
+        next_value, _ = self._predict(state, self._next_step(following, carry))
+        num_envs = trajectory.reward.shape[1]
+        unflatten = lambda x: jnp.reshape(x, (num_envs, -1)).T  # noqa: E731
+        last: PyTree = ()
+        if self.features is None:
+            last = jax.tree.map(lambda x: jnp.reshape(x, (num_envs, -1, *x.shape[1:]))[:, -1], carry)
+            last = reset_memory(last, trajectory.done[-1])
+        return unflatten(current), unflatten(next_value), last
+
+    def distribution(self, state: Learned, trajectory: Trajectory) -> Distribution:
+        """Distribution over the actions of a collection's steps, ``[B]``."""
+        return self.policy_network(state.policy_params, self.policy_input(state, trajectory))
+
+    def policy_network(self, params: PyTree, seen: PyTree) -> Distribution:
+        """Distribution of a batch of inputs, ``[B]``."""
+        return self.policy_module.apply(params, seen)[0]
+
+    def critic_network(self, params: PyTree, seen: PyTree) -> Float[Array, " B"]:
+        """Value of a batch of inputs, before targets are scaled back."""
+        return self.critic_module.apply(params, seen)[0]
+
+    def policy_input(self, state: Learned, trajectory: Trajectory) -> PyTree:
+        """What ``policy_network`` sees of a collection: a pytree with leading axis ``B``."""
+        return self._sequences(state, trajectory, trajectory.memory.policy)
+
+    def critic_input(self, state: Learned, trajectory: Trajectory) -> PyTree:
+        """What ``critic_network`` sees of a collection: a pytree with leading axis ``B``."""
+        seen = self._sequences(state, trajectory, self._critics(trajectory.memory))
+        return seen if self.features is None else self.features(state.policy_params, seen)[0]
+
+    def _critics(self, memory: Memories) -> PyTree:
+        """The part of a memory that values go on from."""
+        return memory.critic if self.features is None else memory.policy
+
+    def _predict(self, state: Learned, seen: PyTree) -> tuple[Float[Array, " B"], PyTree]:
+        """Value of an input, and the memory that values go on from."""
+        if self.features is None:
+            value, carry = self.critic_module.apply(state.critic_params, seen)
+        else:
+            encoded, carry = self.features(state.policy_params, seen)
+            value = self.critic_network(state.critic_params, encoded)
+        return rescale(state.target_statistics, value) if self.rescale_values else value, carry
+
+    def _memory(self, memory: Memories | None, observation: PyTree) -> Memories:
+        return self.empty_memory(jax.tree.leaves(observation)[0].shape[0]) if memory is None else memory
+
+    def _one_step(self, observation: PyTree) -> PyTree:
+        batch = jax.tree.map(lambda x: jnp.asarray(x)[None], observation)
+        return self._next_step(batch, self.policy_module.empty_memory(1))
+
+    def _next_step(self, observation: PyTree, carry: PyTree) -> PyTree:
+        """Input of one step in the middle of an episode, or at its start with an empty memory."""
+        if not self.has_memory:
+            return observation
+        return Sequences(observation, jnp.zeros(jax.tree.leaves(observation)[0].shape[:1], bool), carry)
+
+    def _sequences(self, state: Learned, trajectory: Trajectory, carry: PyTree) -> PyTree:
+        """Input of a whole collection; ``carry`` is the memory before its first step."""
+        observation = flatten(self.normalize(state, trajectory.observation))
+        if not self.has_memory:
+            return observation
+        start = jnp.concatenate([jnp.zeros_like(trajectory.done[:1]), trajectory.done[:-1]])
+        length = start.shape[0]
+        repeated = jax.tree.map(lambda x: jnp.repeat(x, length, axis=0), carry)
+        return Sequences(observation, flatten(start), repeated, length)
 
 
 def make_agent(config: TrainConfig) -> Agent:
@@ -101,123 +226,34 @@ def make_agent(config: TrainConfig) -> Agent:
         ('Categorical', (2,))
     """
     check_config(config)
-    space, activation = config.environment.observation_space, ACTIVATIONS[config.activation]
-    encoder = partial(Encoder, hidden_sizes=config.hidden_sizes, activation=activation)
+    space = config.environment.observation_space
+    encoder = partial(Encoder, hidden_sizes=config.hidden_sizes, activation=ACTIVATIONS[config.activation])
     head = Head(config.environment.action_space, config.box_distribution, config.initial_log_std)
-    policy_module = PolicyNetwork(encoder(space, memory=config.memory), head)
+    policy = PolicyNetwork(encoder(space, memory=config.memory), head)
+
+    def empty_memory(batch: int) -> PyTree:
+        return () if config.memory is None else empty_carry(config.memory, config.hidden_sizes[-1], batch)
+
+    def nothing(batch: int) -> PyTree:
+        return ()
+
+    features = None
     if config.shared_torso:
-        # The critic reads the policy's features and does not shape them, or its fit would leave the trust region.
-        width = (config.hidden_sizes[-1],)
-        critic_module = CriticNetwork(encoder(spaces.Box(-np.inf, np.inf, width)))
+        width = config.hidden_sizes[-1]
+        critic = CriticNetwork(encoder(spaces.Box(-np.inf, np.inf, (width,))))
+        features = partial(policy.apply, method="features_and_carry")
+        critic_module = Network(
+            lambda key, seen: critic.init(key, jnp.zeros((1, width))),
+            partial(critic.apply, method="value_and_carry"),
+            nothing,
+        )
     else:
-        critic_module = CriticNetwork(encoder(space, memory=config.memory))
-    critic_remembers = config.memory is not None and not config.shared_torso
-    policy_network, critic_network = cast(Policy, policy_module.apply), cast(Critic, critic_module.apply)
-    centred = numeric(space)
-
-    def see(state: Learned, observation: PyTree) -> PyTree:
-        if not config.normalize_observations:
-            return observation
-        normalized = normalize(state.observation_statistics, observation)
-        return jax.tree.map(lambda use, new, old: new if use else old, centred, normalized, observation)
-
-    def step(observation: PyTree, carry: PyTree) -> PyTree:
-        """What a network sees of one step in the middle of an episode, or at its start with an empty carry."""
-        if config.memory is None:
-            return observation
-        return Sequences(observation, jnp.zeros(jax.tree.leaves(carry)[0].shape[:1], bool), carry)
-
-    def sequences(state: Learned, trajectory: Trajectory, carry: PyTree) -> PyTree:
-        """What a network sees of a whole collection, ``[B, ...]``; ``carry`` is its memory before the first step."""
-        observation = flatten(see(state, trajectory.observation))
-        if config.memory is None:
-            return observation
-        start = jnp.concatenate([jnp.zeros_like(trajectory.done[:1]), trajectory.done[:-1]])
-        length = start.shape[0]
-        repeated = jax.tree.map(lambda x: jnp.repeat(x, length, axis=0), carry)
-        return Sequences(observation, flatten(start), repeated, length)
-
-    def flatten(tree: PyTree) -> PyTree:
-        return jax.tree.map(lambda x: jax.lax.collapse(jnp.swapaxes(x, 0, 1), 0, 2), tree)
-
-    def unflatten(x: Array, like: Trajectory) -> Array:
-        return jnp.reshape(x, like.reward.shape[::-1]).T
-
-    def policy_sees(state: Learned, trajectory: Trajectory) -> PyTree:
-        return sequences(state, trajectory, trajectory.memory.policy)
-
-    def critic_sees(state: Learned, trajectory: Trajectory) -> PyTree:
-        if config.shared_torso:
-            return features(state, policy_sees(state, trajectory))[0]
-        return sequences(state, trajectory, trajectory.memory.critic)
-
-    def distribution(state: Learned, trajectory: Trajectory) -> Distribution:
-        return policy_network(state.policy_params, policy_sees(state, trajectory))
-
-    def features(state: Learned, seen: PyTree) -> tuple[Float[Array, "B H"], PyTree]:
-        return policy_module.apply(state.policy_params, seen, method="features_and_carry")
-
-    def empty_memory(batch: int) -> Memories:
-        if config.memory is None:
-            return Memories((), ())
-        carry = empty_carry(config.memory, config.hidden_sizes[-1], batch)
-        return Memories(carry, carry if critic_remembers else ())
-
-    def policy(state: Learned, observation: PyTree, memory: Memories | None = None) -> tuple[Distribution, Memories]:
-        if memory is None:
-            memory = empty_memory(jax.tree.leaves(observation)[0].shape[0])
-        seen = step(see(state, observation), memory.policy)
-        actions, carry = policy_module.apply(state.policy_params, seen, method="distribution_and_carry")
-        return actions, memory._replace(policy=carry)
-
-    def predict(state: Learned, seen: PyTree) -> tuple[Float[Array, " B"], PyTree]:
-        """Value, and the carry that it goes on from: the policy's where the torso is shared, otherwise the critic's."""
-        if config.shared_torso:
-            encoded, carry = features(state, seen)
-            scaled = critic_network(state.critic_params, encoded)
-        else:
-            scaled, carry = critic_module.apply(state.critic_params, seen, method="value_and_carry")
-        return rescale(state.target_statistics, scaled) if config.normalize_values else scaled, carry
-
-    def value(state: Learned, observation: PyTree, memory: Memories | None = None) -> tuple[Array, Memories]:
-        if memory is None:
-            memory = empty_memory(jax.tree.leaves(observation)[0].shape[0])
-        seen = step(see(state, observation), memory.policy if config.shared_torso else memory.critic)
-        prediction, carry = predict(state, seen)
-        return prediction, memory if config.shared_torso else memory._replace(critic=carry)
-
-    def values(state: Learned, trajectory: Trajectory) -> tuple[Float[Array, "T N"], Float[Array, "T N"], PyTree]:
-        before = trajectory.memory.policy if config.shared_torso else trajectory.memory.critic
-        current, carry = predict(state, sequences(state, trajectory, before))
-        # The next value of each step goes on from the memory after it.
-        following = flatten(see(state, trajectory.final_observation))
-        next_value, _ = predict(state, step(following, carry))
-        last: PyTree = ()
-        if critic_remembers:
-            last = jax.tree.map(lambda x: jnp.reshape(x, (trajectory.reward.shape[1], -1, *x.shape[1:]))[:, -1], carry)
-            last = forget(last, trajectory.done[-1])
-        return unflatten(current, trajectory), unflatten(next_value, trajectory), last
-
-    def one_step(observation: PyTree) -> PyTree:
-        seen = jax.tree.map(lambda x: jnp.asarray(x)[None], observation)
-        return seen if config.memory is None else step(seen, empty_memory(1).policy)
-
-    def init_critic(key: PRNGKeyArray, observation: PyTree) -> PyTree:
-        seen = jnp.zeros((1, config.hidden_sizes[-1])) if config.shared_torso else one_step(observation)
-        return critic_module.init(one_key(key), seen)
-
+        critic = CriticNetwork(encoder(space, memory=config.memory))
+        critic_module = Network(critic.init, partial(critic.apply, method="value_and_carry"), empty_memory)
     return Agent(
-        policy=policy,
-        value=value,
-        values=values,
-        see=see,
-        empty_memory=empty_memory,
-        policy_sees=policy_sees,
-        critic_sees=critic_sees,
-        distribution=distribution,
-        flatten=flatten,
-        init_policy=lambda key, observation: policy_module.init(one_key(key), one_step(observation)),
-        init_critic=init_critic,
-        policy_network=policy_network,
-        critic_network=critic_network,
+        policy_module=Network(policy.init, partial(policy.apply, method="distribution_and_carry"), empty_memory),
+        critic_module=critic_module,
+        features=features,
+        normalized=numeric(space) if config.normalize_observations else None,
+        rescale_values=config.normalize_values,
     )

@@ -44,3 +44,8 @@ def one_key(key: Any) -> PRNGKeyArray:
     if key.shape != ():
         raise ValueError(f"key must be one key; got an array of them, of shape {key.shape}: jax.vmap over it")
     return key
+
+
+def held_keys(key: PRNGKeyArray, num_steps: int, interval: int) -> PRNGKeyArray:
+    """One key for each step, ``[num_steps]``, the same for ``interval`` steps in a row; ``key`` is consumed."""
+    return jnp.repeat(jax.random.split(key, -(-num_steps // interval)), interval)[:num_steps]

@@ -5,6 +5,7 @@ its means is a sum over the mesh, so the update, its KL and its line search are 
 environments and samples, not to devices: their number changes the results by rounding only.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -40,3 +41,31 @@ def on_each_device(mesh: Mesh, function: Callable[..., Any], in_specs: PyTree, o
 def _automatic(mesh: Mesh) -> Mesh:
     """The same devices, with axes that XLA divides the environments' own program by, whatever kind the user chose."""
     return Mesh(mesh.devices, mesh.axis_names)
+
+
+def check_mesh(mesh: Any, num_envs: int, sampling: str) -> int:
+    """Return the number of devices that environments are divided by, 1 without a mesh, or raise.
+
+    Raises:
+        TypeError: not a mesh.
+        ValueError: no devices, vine sampling, or environments that cannot be divided equally.
+    """
+    if mesh is None:
+        return 1
+    if not isinstance(mesh, Mesh):
+        raise TypeError(f"mesh must be a jax.sharding.Mesh, such as jax.make_mesh((2,), ('envs',)); got {mesh!r}")
+    axes = environment_axes(mesh)
+    if mesh.size == 0 or not axes:
+        raise ValueError(
+            f"mesh needs devices along at least one axis beside {SEEDS!r}; got {dict(mesh.shape)}: an axis 'envs', say"
+        )
+    if sampling == "vine":
+        raise ValueError("sampling='vine' draws its states from the whole collection, on one device; leave mesh out")
+    devices = math.prod(mesh.shape[axis] for axis in axes)
+    if num_envs % devices:
+        below = num_envs // devices * devices
+        near = f"{below} or {below + devices}" if below else f"{devices}"
+        raise ValueError(
+            f"num_envs must be divisible by the mesh's {devices} devices along {', '.join(axes)}; got {num_envs}: {near} would do"
+        )
+    return devices

@@ -1,5 +1,6 @@
 """Running mean and variance, merged exactly, for observations and returns."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -92,6 +93,25 @@ def merge(
 
     merged = RunningStatistics(samples, mean, jax.tree.map(spread, statistics.std, new.std, difference))
     return jax.tree.map(partial(jnp.where, (added > 0) & all_finite(merged)), merged, statistics)
+
+
+def merge_within(
+    statistics: RunningStatistics,
+    new: RunningStatistics,
+    drift: Callable[[RunningStatistics], Float[Array, ""]],
+    most: float | Float[Array, ""],
+) -> RunningStatistics:
+    """:func:`merge`, or so much of it that ``drift(merged)`` is about ``most``; none where the drift is not finite."""
+
+    def partly(part: Float[Array, ""]) -> RunningStatistics:
+        """A part of the way to the merged statistics, which is the share n_b / (n_a + n_b) of that to the new ones."""
+        return merge(statistics, new, part * statistics.samples / (statistics.samples + new.samples * (1.0 - part)))
+
+    part = jnp.ones(())
+    for _ in range(2):  # the drift is about quadratic in the part, the more so the smaller it is
+        moved = drift(partly(part))
+        part = jnp.where(moved > most, part * jnp.sqrt(most / moved), part)
+    return partly(jnp.where(jnp.isfinite(moved), part, 0.0))
 
 
 def update_statistics(

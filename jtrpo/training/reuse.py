@@ -42,7 +42,7 @@ def slide_window(window: Trajectory, newest: Trajectory) -> tuple[Trajectory, Tr
     return jax.tree.map(lambda x: x[1:], collections), wide._replace(memory=memory)
 
 
-def weigh_for_today(
+def truncated_log_prob(
     log_prob: Float[Array, " B"], log_prob_now: Float[Array, " B"], most: float = LARGEST_WEIGHT
 ) -> Float[Array, " B"]:
     """Log-probability to divide by, so that a sample's weight under today's policy is at most ``most``.
@@ -55,3 +55,8 @@ def weigh_for_today(
         most: bound on pi_now / mu.
     """
     return jnp.maximum(log_prob, log_prob_now - jnp.log(most))
+
+
+def newest(x: Array, reuse: int, axis: int) -> Array:
+    """The newest collection's entries of what :func:`slide_window` puts side by side along ``axis``."""
+    return jax.lax.slice_in_dim(x, reuse - 1, None, reuse, axis)

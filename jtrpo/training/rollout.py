@@ -12,7 +12,8 @@ from jtrpo.core.distributions import Distribution
 from jtrpo.envs.actions import environment_action
 from jtrpo.envs.check import check_reset, check_step
 from jtrpo.envs.protocol import Environment, EnvStep
-from jtrpo.training.report import undefined
+from jtrpo.training.episodes import EpisodeSummary, add_finished, no_episodes, summarize
+from jtrpo.training.keys import held_keys
 
 Actor = Callable[[PyTree, PyTree], tuple[Distribution, PyTree]]
 """A policy at fixed parameters and statistics: raw observations ``[N, ...]`` and memory to a distribution and memory."""
@@ -69,25 +70,6 @@ class Trajectory(NamedTuple):
         return self.terminated | self.truncated
 
 
-class EpisodeSummary(NamedTuple):
-    """The episodes that finished during one collection; means and extremes are NaN where none did (infinite with
-    ``jax_debug_nans``).
-
-    Attributes:
-        finished: number of episodes.
-        return_mean: mean undiscounted return.
-        return_min: smallest return.
-        return_max: largest return.
-        length_mean: mean number of steps.
-    """
-
-    finished: Int[Array, ""]
-    return_mean: Float[Array, ""]
-    return_min: Float[Array, ""]
-    return_max: Float[Array, ""]
-    length_mean: Float[Array, ""]
-
-
 def reset(environment: Environment, key: PRNGKeyArray, num_envs: int, memory: PyTree = ()) -> RolloutState:
     """Begin ``num_envs`` episodes with an empty ``memory``; the key is consumed."""
 
@@ -96,7 +78,7 @@ def reset(environment: Environment, key: PRNGKeyArray, num_envs: int, memory: Py
 
     observation, env_state = jax.vmap(begin)(jax.random.split(key, num_envs))
     zeros = jnp.zeros((num_envs,))
-    return strong(RolloutState(env_state, observation, zeros, zeros.astype(jnp.int32), memory))
+    return strip_weak_types(RolloutState(env_state, observation, zeros, zeros.astype(jnp.int32), memory))
 
 
 def collect(
@@ -105,7 +87,7 @@ def collect(
     start: RolloutState,
     key: PRNGKeyArray,
     num_steps: int,
-    hold_noise: int = 1,
+    noise_interval: int = 1,
     keep_start: bool = False,
     squash: bool = False,
 ) -> tuple[RolloutState, Trajectory, EpisodeSummary]:
@@ -119,7 +101,7 @@ def collect(
         start: where the environments stand.
         key: consumed.
         num_steps: steps in each environment.
-        hold_noise: steps for which the key that samples actions is held; more than one only makes sense for a distribution
+        noise_interval: steps for which the key that samples actions is held; more than one only makes sense for a distribution
             whose noise depends on the state as well, such as :class:`StateDependentNoise`.
         keep_start: keep where each step began, so that it can be gone back to.
         squash: as for :func:`environment_action`.
@@ -137,16 +119,13 @@ def collect(
         if keep_start:
             record = record._replace(start=state._replace(observation=()))
         episode_return, episode_length = state.episode_return + record.reward, state.episode_length + 1
-        totals = _add_finished(totals, record.done, episode_return, episode_length)
+        totals = add_finished(totals, record.done, episode_return, episode_length)
         return (following, totals), record
 
-    nothing = jnp.zeros((num_envs,))
-    totals = (nothing.astype(jnp.int32), nothing, nothing + jnp.inf, nothing - jnp.inf, nothing.astype(jnp.int32))
     action_key, env_key = jax.random.split(key)
-    action_keys = jax.random.split(action_key, -(-num_steps // hold_noise))
-    keys = (jnp.repeat(action_keys, hold_noise)[:num_steps], jax.random.split(env_key, num_steps))
-    (end, totals), trajectory = jax.lax.scan(step, (start, totals), keys)
-    return end, trajectory._replace(memory=start.memory), _summarize(totals)
+    keys = (held_keys(action_key, num_steps, noise_interval), jax.random.split(env_key, num_steps))
+    (end, totals), trajectory = jax.lax.scan(step, (start, no_episodes(num_envs)), keys)
+    return end, trajectory._replace(memory=start.memory), summarize(totals)
 
 
 def act(
@@ -172,14 +151,14 @@ def act(
     Returns:
         ``(state, record)``, the record without a time axis.
     """
-    result = _step(environment, state.env_state, state.observation, action, key, squash)
+    result = step_environments(environment, state.env_state, state.observation, action, key, squash)
     done = result.terminated | result.truncated
     following = RolloutState(
         result.state,
         result.observation,
         jnp.where(done, 0.0, state.episode_return + result.reward),
         jnp.where(done, 0, state.episode_length + 1),
-        forget(memory, done | ~finite((state.observation, action, log_prob), done.shape)),
+        reset_memory(memory, done | ~finite((state.observation, action, log_prob), done.shape)),
     )
     record = Trajectory(
         observation=state.observation,
@@ -190,12 +169,14 @@ def act(
         truncated=result.truncated,
         final_observation=result.final_observation,
     )
-    return strong(following), record
+    return strip_weak_types(following), record
 
 
-def _step(
+def step_environments(
     environment: Environment, state: PyTree, observation: PyTree, action: PyTree, key: PRNGKeyArray, squash: bool
 ) -> EnvStep:
+    """Act once in every environment; the key is consumed. Actions are those of the policy, before the map into the space."""
+
     def one(key: PRNGKeyArray, state: PyTree, observation: PyTree, action: PyTree) -> EnvStep:
         result = environment.step(key, state, action)
         return check_step(environment.observation_space, state, observation, result)
@@ -229,7 +210,7 @@ def discounted_returns(
     return jax.lax.scan(step, running, (trajectory.reward, trajectory.done | ~trajectory.valid))
 
 
-def staggered(trajectory: Trajectory, update: Int[Array, ""], max_episode_steps: int) -> Bool[Array, " N"]:
+def staggered_resets(trajectory: Trajectory, update: Int[Array, ""], max_episode_steps: int) -> Bool[Array, " N"]:
     """Which first episodes to cut after this collection, at evenly spread times, so that time limits do not fall in step.
 
     Environments that start together and run into the same time limit stay in the same phase of their episodes for ever:
@@ -249,12 +230,12 @@ def staggered(trajectory: Trajectory, update: Int[Array, ""], max_episode_steps:
     return jnp.asarray(np.minimum(first, never), jnp.int32) == update + 1
 
 
-def broken(state: RolloutState) -> Bool[Array, " N"]:
+def non_finite(state: RolloutState) -> Bool[Array, " N"]:
     """Which environments show an observation that is not finite: they may never leave it by themselves."""
     return ~finite(state.observation, state.episode_length.shape)
 
 
-def begin_anew(
+def reset_where(
     environment: Environment, state: RolloutState, trajectory: Trajectory, key: PRNGKeyArray, cut: Bool[Array, " N"]
 ) -> tuple[RolloutState, Trajectory]:
     """Cut the episodes under way in some environments; the cut counts as a truncation.
@@ -268,12 +249,17 @@ def begin_anew(
     """
     cut = cut & ~trajectory.done[-1]
 
-    def renew(state: RolloutState) -> RolloutState:
+    def restart(state: RolloutState) -> RolloutState:
         fresh = reset(environment, key, cut.shape[0], jax.tree.map(jnp.zeros_like, state.memory))
         return jax.tree.map(lambda new, old: jnp.where(expand(cut, new.ndim), new, old), fresh, state)
 
-    state = jax.lax.cond(jnp.any(cut), renew, lambda state: state, state)
+    state = jax.lax.cond(jnp.any(cut), restart, lambda state: state, state)
     return state, trajectory._replace(truncated=trajectory.truncated.at[-1].set(trajectory.truncated[-1] | cut))
+
+
+def flatten(tree: PyTree) -> PyTree:
+    """``[T, N, ...] -> [B, ...]``, each environment's steps in sequence."""
+    return jax.tree.map(lambda x: jax.lax.collapse(jnp.swapaxes(x, 0, 1), 0, 2), tree)
 
 
 def expand(mask: Bool[Array, " N"], ndim: int) -> Array:
@@ -281,7 +267,7 @@ def expand(mask: Bool[Array, " N"], ndim: int) -> Array:
     return jnp.reshape(mask, mask.shape + (1,) * (ndim - 1))
 
 
-def forget(memory: PyTree, done: Bool[Array, " N"]) -> PyTree:
+def reset_memory(memory: PyTree, done: Bool[Array, " N"]) -> PyTree:
     """Empty the memory of the environments whose episode ended, and memory that is no longer finite."""
     lost = done | ~finite(memory, done.shape)
     return jax.tree.map(lambda x: jnp.where(expand(lost, x.ndim), jnp.zeros_like(x), x), memory)
@@ -295,81 +281,6 @@ def finite(tree: PyTree, shape: tuple[int, ...]) -> Bool[Array, "..."]:
     return good
 
 
-def _add_finished(totals: tuple, done: Array, episode_return: Array, episode_length: Array) -> tuple:
-    count, return_sum, return_min, return_max, length_sum = totals
-    return (
-        count + done,
-        return_sum + jnp.where(done, episode_return, 0.0),
-        jnp.where(done, jnp.minimum(return_min, episode_return), return_min),
-        jnp.where(done, jnp.maximum(return_max, episode_return), return_max),
-        length_sum + jnp.where(done, episode_length, 0),
-    )
-
-
-def _summarize(totals: tuple) -> EpisodeSummary:
-    count, return_sum, return_min, return_max, length_sum = totals
-    finished = jnp.sum(count)
-    mean = lambda total: jnp.where(  # noqa: E731
-        finished > 0, jnp.sum(total, dtype=float) / jnp.maximum(finished, 1), undefined()
-    )
-    some = lambda extreme: jnp.where(finished > 0, extreme, undefined())  # noqa: E731
-    return EpisodeSummary(
-        finished=finished,
-        return_mean=mean(return_sum),
-        return_min=some(jnp.min(return_min)),
-        return_max=some(jnp.max(return_max)),
-        length_mean=mean(length_sum),
-    )
-
-
-def play_episodes(
-    environment: Environment,
-    actor: Callable[[PyTree, PyTree, PRNGKeyArray], tuple[PyTree, PyTree]],
-    key: PRNGKeyArray,
-    num_episodes: int,
-    max_steps: int,
-    memory: PyTree = (),
-    squash: bool = False,
-) -> Float[Array, " num_episodes"]:
-    """Undiscounted returns of ``num_episodes`` whole episodes, side by side; the key is consumed.
-
-    Args:
-        environment: what to act in.
-        actor: ``(observations, memory, key) -> (actions, memory)``.
-        key: consumed.
-        num_episodes: episodes, one in each environment.
-        max_steps: an episode that is still running then counts with its return so far.
-        memory: an empty one, ``[num_episodes, ...]`` each.
-        squash: as for :func:`environment_action`.
-    """
-    reset_key, play_key = jax.random.split(key)
-    start = reset(environment, reset_key, num_episodes)
-
-    def running(carry: tuple) -> Bool[Array, ""]:
-        step, alive = carry[0], carry[-2]
-        return jnp.any(alive) & (step < max_steps)
-
-    def advance(carry: tuple) -> tuple:
-        step, env_state, observation, memory, key, alive, total = carry
-        key, action_key, env_key = jax.random.split(key, 3)
-        action, memory = actor(observation, memory, action_key)
-        result = _step(environment, env_state, observation, action, env_key, squash)
-        total = total + jnp.where(alive, result.reward, 0.0)
-        alive = alive & ~(result.terminated | result.truncated)
-        return step + 1, *strong((result.state, result.observation, memory)), key, alive, total
-
-    initial = (
-        jnp.int32(0),
-        start.env_state,
-        start.observation,
-        memory,
-        play_key,
-        jnp.ones((num_episodes,), bool),
-        start.episode_return,
-    )
-    return jax.lax.while_loop(running, advance, initial)[-1]
-
-
-def strong(tree: PyTree) -> PyTree:
+def strip_weak_types(tree: PyTree) -> PyTree:
     """Arrays without weak types, so that a state traces the same before and after a step, a save or a restore."""
     return jax.tree.map(lambda x: jax.lax.convert_element_type(x, jnp.asarray(x).dtype), tree)

@@ -8,7 +8,8 @@ import warnings
 from itertools import combinations
 from typing import Any
 
-from jtrpo.training.config import Hyperparams, TrainConfig
+from jtrpo.training.config import TrainConfig
+from jtrpo.training.hyperparams import Hyperparams
 
 _SHRINKING = {"critic": "gauss_newton", "critic_epochs": 2, "anneal": ("max_kl",)}
 """A second-order critic and a trust region that shrinks: large steps at first, and a policy that settles at the end."""

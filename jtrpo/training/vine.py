@@ -1,16 +1,89 @@
 """Vine sampling: several short branches from the same states of a trunk of trajectories, with common random numbers."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 from gymnasium import spaces
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
+from jtrpo.core.batch import Batch
 from jtrpo.core.distributions import Distribution
-from jtrpo.envs.protocol import Environment
-from jtrpo.training.agent import Agent, Learned, Memories
-from jtrpo.training.rollout import Actor, RolloutState, Trajectory, act, expand, finite
+from jtrpo.core.objective import log_prob_of_each
+from jtrpo.envs.protocol import Environment, time_limit
+from jtrpo.training.keys import held_keys
+from jtrpo.training.rollout import Actor, RolloutState, Trajectory, act, expand, finite, flatten
+
+if TYPE_CHECKING:
+    from jtrpo.training.agent import Agent
+    from jtrpo.training.config import TrainConfig
+    from jtrpo.training.state import TrainState
+
+
+def branch(
+    environment: Environment,
+    agent: Agent,
+    state: TrainState,
+    trunk: Trajectory,
+    key: PRNGKeyArray,
+    *,
+    num_states: int,
+    branches: int,
+    all_actions: bool,
+    length: int,
+    importance: Float[Array, " B"] | None = None,
+    gamma: float | Float[Array, ""],
+    reward_scale: float | Float[Array, ""] = 1.0,
+    noise_interval: int = 1,
+    squash: bool = False,
+) -> tuple[Trajectory, Batch]:
+    """Choose states of the trunk, try actions in each, and estimate their values; the key is consumed.
+
+    Args:
+        environment: what to act in.
+        agent: policy and critic.
+        state: the training's.
+        trunk: the collection, its starts kept.
+        key: consumed.
+        num_states: as for :func:`rollout_set`.
+        branches: as for :func:`branch_actions`.
+        all_actions: as for :func:`branch_actions`.
+        length: as for :func:`action_values`, and so are the other numbers.
+        importance: as for :func:`rollout_set`.
+        gamma: discount per step.
+        reward_scale: what rewards are divided by.
+        noise_interval: steps for which the actions' noise is held.
+        squash: as for :func:`jtrpo.envs.actions.environment_action`.
+
+    Returns:
+        ``(roots, batch)``: the chosen steps, and a batch of ``[S, K]`` actions for the objectives of :mod:`jtrpo.core.vine`.
+    """
+    choice_key, action_key, branch_key = jax.random.split(key, 3)
+    roots, weight = rollout_set(flatten(trunk._replace(memory=())), choice_key, num_states, importance)
+    root = root_state(roots)
+    distribution, _ = agent.policy(state, root.observation, root.memory)
+    action = branch_actions(environment.action_space, distribution, action_key, branches, all_actions)
+    value = action_values(
+        environment,
+        partial(agent.policy_and_critic, state),
+        lambda observation, memory: agent.value(state, observation, memory)[0],
+        root,
+        action,
+        branch_key,
+        length=length,
+        gamma=gamma,
+        reward_scale=reward_scale,
+        noise_interval=noise_interval,
+        squash=squash,
+    )
+    usable = roots.valid[0] & jnp.isfinite(value).all(axis=1)
+    weight = jnp.where(usable, 1.0 if weight is None else weight, 0.0)
+    log_prob = log_prob_of_each(distribution, action)
+    return roots, Batch(agent.policy_input(state, roots), action, value, log_prob, weight)
 
 
 def rollout_set(
@@ -43,22 +116,13 @@ def rollout_set(
         index = jax.random.categorical(key, jnp.log(probability), shape=(num_states,))
         weight = 1.0 / (size * probability[index])
     roots = jax.tree.map(lambda x: jnp.take(x, index, axis=0)[None], steps)
-    return roots._replace(memory=standing_at(roots).memory), weight
+    return roots._replace(memory=root_state(roots).memory), weight
 
 
-def standing_at(roots: Trajectory) -> RolloutState:
+def root_state(roots: Trajectory) -> RolloutState:
     """Where the environments stood before each root: their states, clocks and memories as they were."""
     start: RolloutState = jax.tree.map(lambda x: x[0], roots.start)
     return start._replace(observation=jax.tree.map(lambda x: x[0], roots.observation))
-
-
-def policy_and_critic(
-    agent: Agent, state: Learned, observation: PyTree, memory: Memories
-) -> tuple[Distribution, Memories]:
-    """Policy that takes the critic's memory along as well, for branches that end in the critic's value."""
-    distribution, after = agent.policy(state, observation, memory)
-    _, critic_after = agent.value(state, observation, memory)
-    return distribution, after._replace(critic=critic_after.critic)
 
 
 def branch_actions(
@@ -91,7 +155,7 @@ def action_values(
     length: int,
     gamma: float | Float[Array, ""],
     reward_scale: float | Float[Array, ""] = 1.0,
-    hold_noise: int = 1,
+    noise_interval: int = 1,
     common_noise: bool = True,
     squash: bool = False,
 ) -> Float[Array, "S K"]:
@@ -114,7 +178,7 @@ def action_values(
         length: steps of each branch. All are simulated, even those after an episode's end, which do not count.
         gamma: discount per step.
         reward_scale: what rewards are divided by, so that they are in units of ``value``.
-        hold_noise: as in :func:`jtrpo.training.rollout.collect`.
+        noise_interval: as in :func:`jtrpo.training.rollout.collect`.
         common_noise: whether the branches of a state share their random numbers.
         squash: as for :func:`jtrpo.envs.actions.environment_action`.
 
@@ -138,7 +202,7 @@ def action_values(
             return (following, running & ~record.done, discount, total, last), None
 
         action_key, env_key = jax.random.split(key)
-        action_keys = jnp.repeat(jax.random.split(action_key, -(-length // hold_noise)), hold_noise)[:length]
+        action_keys = held_keys(action_key, length, noise_interval)
         inputs = (jnp.arange(length) == 0, action_keys, jax.random.split(env_key, length))
         nothing = jnp.zeros_like(root.episode_return)
         running = jnp.ones(nothing.shape, bool)
@@ -154,3 +218,35 @@ def action_values(
 
 def _where(mask: Bool[Array, " S"], new: PyTree, old: PyTree) -> PyTree:
     return jax.tree.map(lambda x, y: jnp.where(expand(mask, x.ndim), x, y), new, old)
+
+
+def check_vine(config: TrainConfig) -> None:
+    """Raise where a setting does not go with ``sampling="vine"``.
+
+    Raises:
+        ValueError: sample reuse, a preconditioner, more states than a collection has, branches longer than an episode, or more
+            steps an update than the whole run has.
+    """
+    if config.reuse != 1 or config.preconditioner is not None:
+        raise ValueError(
+            "sampling='vine' learns from the newest branches only and without a preconditioner: it needs reuse=1 and "
+            f"preconditioner=None; got reuse={config.reuse} and preconditioner={config.preconditioner!r}"
+        )
+    trunk = f"num_envs * num_steps = {config.num_envs} * {config.num_steps} = {config.trunk_size:,}"
+    if config.vine_states > config.trunk_size:
+        raise ValueError(
+            f"vine_states must be at most the states of a collection, {trunk}; got {config.vine_states:,}: lower it, or "
+            "collect more"
+        )
+    limit = time_limit(getattr(config.environment, "max_episode_steps", None))
+    if limit is not None and config.vine_length > limit:
+        raise ValueError(
+            f"vine_length must be at most the environment's limit of {limit:,} steps an episode; got {config.vine_length:,}"
+        )
+    if config.batch_size > config.total_timesteps:
+        branches = f"{config.vine_states:,} * {config.branches} * {config.vine_length:,} = {config.branch_steps:,}"
+        raise ValueError(
+            f"one update with sampling='vine' takes {trunk} steps and vine_states * branches * vine_length = {branches} more, "
+            f"{config.batch_size:,} in all, and total_timesteps is {config.total_timesteps:,}; lower one of the factors or raise "
+            "total_timesteps"
+        )

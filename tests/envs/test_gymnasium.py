@@ -41,7 +41,7 @@ def test_some_environments_can_begin_anew_while_the_others_go_on(mode):
     vector = HostVector(counting((5, 5), mode))
     vector.reset(0)
     vector.step(np.zeros(2, int))
-    observation, begun = vector.renew(np.array([True, False]))
+    observation, begun = vector.reset_where(np.array([True, False]))
     assert (observation.tolist(), begun.tolist()) == ([[10.0], [1.0]], [True, False])
     assert vector.step(np.zeros(2, int)).observation.tolist() == [[11.0], [2.0]]
 

@@ -10,7 +10,8 @@ from hypothesis import example, given, settings
 
 import jtrpo
 from jtrpo.tools import cli, options
-from jtrpo.training.config import Hyperparams, TrainConfig
+from jtrpo.training.config import TrainConfig
+from jtrpo.training.hyperparams import Hyperparams
 
 FIELDS = [field.name for field in dataclasses.fields(TrainConfig)]
 HOSTILE = st.one_of(

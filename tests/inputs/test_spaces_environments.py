@@ -16,8 +16,10 @@ from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
 import jtrpo
 from jtrpo.envs.gymnasium import HostVector
-from jtrpo.training.host import LiveEnvironments, collect_on_host, play_on_host
-from jtrpo.training.rollout import _add_finished, _summarize, staggered
+from jtrpo.training.episodes import EpisodeTotals, add_finished, summarize
+from jtrpo.training.host.collect import collect_on_host, play_on_host
+from jtrpo.training.host.environments import LiveEnvironments
+from jtrpo.training.rollout import staggered_resets
 from tests import probes
 from tests.training.test_host import act, room
 
@@ -30,7 +32,7 @@ def test_first_cuts_are_spread_over_any_limit(num_envs, limit):
     steps = 32
     trajectory = jax.eval_shape(lambda: room(num_envs, 1)._replace(reward=jnp.zeros((steps, num_envs))))
     for update in (0, 1, 1000, 3123):
-        cut = jax.jit(lambda update: staggered(trajectory, update, limit))(jnp.int32(update))
+        cut = jax.jit(lambda update: staggered_resets(trajectory, update, limit))(jnp.int32(update))
         exact = [env * limit // (num_envs * steps) == update + 1 for env in range(num_envs)]
         np.testing.assert_array_equal(cut, exact)
 
@@ -39,7 +41,7 @@ def test_lengths_of_many_long_episodes_are_averaged_without_overflow():
     num_envs, long = 65_536, jnp.full((65_536,), 100_000)
     nothing = jnp.zeros((num_envs,))
     totals = (long * 0, nothing, nothing, nothing, long * 0)
-    episodes = _summarize(_add_finished(totals, jnp.ones(num_envs, bool), nothing, long))
+    episodes = summarize(add_finished(EpisodeTotals(*totals), jnp.ones(num_envs, bool), nothing, long))
     assert float(episodes.length_mean) == pytest.approx(100_000)
 
 

@@ -290,7 +290,7 @@ def train_two_updates(config, agent, seen, sees):
     moved = jax.tree.map(lambda x: x + rng.normal(size=x.shape).astype(x.dtype), state.policy_params)
     distribution = jax.device_get(agent.policy(state._replace(policy_params=moved), seen)[0])
     told = [leaf for leaf in jax.tree.leaves(distribution) if leaf.ndim and len(leaf) == SEEN]
-    normalized = jax.device_get(agent.see(state, seen))
+    normalized = jax.device_get(agent.normalize(state, seen))
     normalized = (
         {k: v for k, v in normalized.items() if k != "action_mask"} if isinstance(normalized, dict) else normalized
     )

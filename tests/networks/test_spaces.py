@@ -98,7 +98,7 @@ def test_illegal_actions_have_probability_zero_and_the_best_legal_one_is_learned
 def test_categories_and_masks_are_not_centred_and_boxes_are(masked):
     settings, (state, _) = masked
     observation = {"sign": jnp.array([[0.7]]), "action_mask": jnp.array([[True, False, True]])}
-    seen = jtrpo.make_agent(settings).see(state, observation)
+    seen = jtrpo.make_agent(settings).normalize(state, observation)
     np.testing.assert_array_equal(seen["action_mask"], observation["action_mask"])
     assert float(seen["sign"][0, 0]) != pytest.approx(0.7)
 

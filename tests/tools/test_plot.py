@@ -2,8 +2,8 @@ import matplotlib
 import numpy as np
 
 from jtrpo.tools.plot import learning_curve
-from jtrpo.training.rollout import EpisodeSummary
-from jtrpo.training.trainer import Metrics
+from jtrpo.training.episodes import EpisodeSummary
+from jtrpo.training.state import Metrics
 
 matplotlib.use("Agg")
 

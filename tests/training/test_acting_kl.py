@@ -25,7 +25,7 @@ def acting_updates(config):
     @jax.jit
     def update(before):
         trajectory, (after, metrics) = make_collect(config)(before), trainer.step(before)
-        act = lambda state: agent.policy_network(state.policy_params, agent.policy_sees(state, trajectory))  # noqa: E731
+        act = lambda state: agent.policy_network(state.policy_params, agent.policy_input(state, trajectory))  # noqa: E731
         left = before._replace(observation_statistics=after.observation_statistics)
         return after, metrics, *(act(before).kl(act(state)).mean() for state in (after, left))
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import jtrpo
+from jtrpo.training.learner import make_learner
 from jtrpo.training.normalization import init_statistics, update_statistics
-from jtrpo.training.trainer import make_collect, make_learner
+from jtrpo.training.trainer import make_collect
 from tests import probes
 
 PLACES = ("reward", "observation", "final_observation")

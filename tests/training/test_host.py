@@ -12,7 +12,8 @@ import jtrpo
 from jtrpo.tools import run as module
 from jtrpo.tools.checkpoint import Checkpoints
 from jtrpo.tools.run import run_training
-from jtrpo.training.host import LiveEnvironments, collect_on_host, play_on_host
+from jtrpo.training.host.collect import collect_on_host, play_on_host
+from jtrpo.training.host.environments import LiveEnvironments
 from jtrpo.training.rollout import Trajectory
 from tests.probes import Counting, counting
 

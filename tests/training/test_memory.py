@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import jtrpo
-from jtrpo.training.rollout import collect
-from jtrpo.training.trainer import step_keys
+from jtrpo.training.rollout import collect, flatten
+from jtrpo.training.state import step_keys
 from tests import probes
 
 
@@ -45,9 +45,9 @@ def collected(request):
 
 def test_the_update_sees_the_distributions_that_acted(collected):
     _, agent, state, _, trajectory, *_ = collected
-    distribution = agent.policy_network(state.policy_params, agent.policy_sees(state, trajectory))
-    log_prob = distribution.log_prob(agent.flatten(trajectory.action))
-    np.testing.assert_allclose(log_prob, agent.flatten(trajectory.log_prob), atol=1e-6)
+    distribution = agent.policy_network(state.policy_params, agent.policy_input(state, trajectory))
+    log_prob = distribution.log_prob(flatten(trajectory.action))
+    np.testing.assert_allclose(log_prob, flatten(trajectory.log_prob), atol=1e-6)
 
 
 def test_memory_is_empty_at_an_episodes_start_and_nowhere_else(collected):

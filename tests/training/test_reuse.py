@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jtrpo
-from jtrpo.training.reuse import empty_window, slide_window, weigh_for_today
+from jtrpo.training.reuse import empty_window, slide_window, truncated_log_prob
 from jtrpo.training.rollout import Trajectory
 from tests import probes
 
@@ -40,7 +40,7 @@ def test_the_window_slides_and_stands_side_by_side():
 
 def test_a_sample_of_an_older_policy_weighs_at_most_so_much():
     old, now = jnp.log(jnp.array([0.5, 0.1, 0.4])), jnp.log(jnp.array([0.1, 0.5, 0.4]))
-    np.testing.assert_allclose(jnp.exp(now - weigh_for_today(old, now, most=2.0)), [0.2, 2.0, 1.0], rtol=1e-6)
+    np.testing.assert_allclose(jnp.exp(now - truncated_log_prob(old, now, most=2.0)), [0.2, 2.0, 1.0], rtol=1e-6)
 
 
 def config(**settings):

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jtrpo
-from jtrpo.training.rollout import Trajectory, begin_anew, collect, discounted_returns, reset, staggered
+from jtrpo.training.rollout import Trajectory, collect, discounted_returns, reset, reset_where, staggered_resets
 from tests import probes
 
 
@@ -84,8 +84,8 @@ def test_stagger_cuts_each_environment_once_at_evenly_spread_times():
     truncated = []
     for update in range(16):
         state, trajectory, _ = collect(env, uniform, state, jax.random.key(update), num_steps)
-        cut = staggered(trajectory, jnp.int32(update), limit)
-        state, trajectory = begin_anew(env, state, trajectory, jax.random.key(100 + update), cut)
+        cut = staggered_resets(trajectory, jnp.int32(update), limit)
+        state, trajectory = reset_where(env, state, trajectory, jax.random.key(100 + update), cut)
         truncated.append(trajectory.truncated)
     ends = [np.flatnonzero(column) + 1 for column in np.concatenate(truncated).T]
     first = np.array([end[0] for end in ends])

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import jtrpo
-from jtrpo.training.trainer import make_collect, make_learner
+from jtrpo.training.learner import make_learner
+from jtrpo.training.trainer import make_collect
 from tests import probes
 
 CONFIG = jtrpo.TrainConfig(env="CartPole-v1", total_timesteps=500, num_envs=8, num_steps=32, hidden_sizes=(16,))

@@ -12,7 +12,7 @@ import jtrpo
 from jtrpo.core.vine import all_actions_objective
 from jtrpo.training.rollout import RolloutState, collect, reset
 from jtrpo.training.trainer import make_collect
-from jtrpo.training.vine import action_values, branch_actions, policy_and_critic, rollout_set, standing_at
+from jtrpo.training.vine import action_values, branch_actions, rollout_set, root_state
 from tests import probes
 
 GAMMA, LENGTH, DRAWS = 0.9, 4, 8192
@@ -150,7 +150,7 @@ def test_a_restored_state_goes_on_with_the_same_bits():
     assert weight is None
     np.testing.assert_array_equal(np.sort(roots.log_prob[0]), name)  # each once
     back = jnp.argsort(roots.log_prob[0])
-    restored = jax.tree.map(lambda x: x[back], standing_at(roots))
+    restored = jax.tree.map(lambda x: x[back], root_state(roots))
     for first in (0, 1, 17):
         state = jax.tree.map(lambda x, first=first: x[first * num_envs : (first + 1) * num_envs], restored)
         for key, end, record in list(zip(keys, ends, records, strict=True))[first:]:
@@ -228,10 +228,10 @@ def test_a_branch_of_one_step_that_repeats_the_trunk_has_its_value_memory_includ
     def compare(state):
         trunk = make_collect(config)(state)
         _, following, _ = agent.values(state, trunk)
-        root = standing_at(jax.tree.map(lambda x: x[None], flatten(trunk)))
+        root = root_state(jax.tree.map(lambda x: x[None], flatten(trunk)))
         q = action_values(
             config.environment,
-            partial(policy_and_critic, agent, state),
+            partial(agent.policy_and_critic, state),
             lambda observation, memory: agent.value(state, observation, memory)[0],
             root,
             trunk.action.reshape(-1, 1),

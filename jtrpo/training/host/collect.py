@@ -1,0 +1,115 @@
+"""Collection and evaluation in environments on the host: the loops that step them."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, PyTree
+
+from jtrpo.training.episodes import EpisodeSummary
+from jtrpo.training.host.environments import LiveEnvironments
+from jtrpo.training.rollout import Trajectory, finite, reset_memory, staggered_resets
+
+Act = Callable[..., tuple[PyTree, Float[Array, " N"], PyTree, PyTree]]
+"""``(*, observation, memory, step) -> (action, log_prob, action for the environment, memory)``."""
+
+
+def collect_on_host(
+    live: LiveEnvironments, act: Act, trajectory: Trajectory, update: int, max_episode_steps: int | None
+) -> tuple[Trajectory, EpisodeSummary, PyTree, Bool[np.ndarray, " N"]]:
+    """Fill a trajectory; each environment has a row of its own to write to next, since not every step is a sample.
+
+    Args:
+        live: the environments, which step on.
+        act: the policy.
+        trajectory: room for it, with the memory to begin with.
+        update: its number, from 0.
+        max_episode_steps: the time limit, for :func:`staggered_resets`; ``None``: no first episode is cut.
+
+    Returns:
+        ``(trajectory, episodes, memory, unseen_end)``, the last where an episode ended after the trajectory did.
+    """
+    num_steps, num_envs = trajectory.reward.shape
+    memory, row, step = trajectory.memory, np.zeros(num_envs, int), 0
+    unseen_end = np.zeros(num_envs, bool)
+    while row.min() < num_steps:
+        action, log_prob, to_environment, memory = act(observation=live.observation, memory=memory, step=step)
+        action, log_prob, to_environment = jax.device_get((action, log_prob, to_environment))
+        before = jax.tree.map(np.copy, live.observation)  # an environment may write into the same memory
+        result = live.step(to_environment)
+        live.episodes.add(result)
+        done = result.terminated | result.truncated
+        memory = reset_memory_on_host(memory, done | ~result.acted, (before, action, log_prob))
+        unseen_end |= done & (row == num_steps)
+        sample = np.flatnonzero(result.acted & (row < num_steps))
+        ends = (result.terminated, result.truncated)
+        record = (before, action, log_prob, result.reward, *ends, result.final_observation)
+        _write(trajectory, row, sample, record)
+        row[sample] += 1
+        step += bool(result.acted.any())
+    cut = ~np.asarray(finite(live.observation, (num_envs,)))
+    if max_episode_steps is not None and num_steps < max_episode_steps:
+        cut |= np.asarray(staggered_resets(trajectory, jnp.int32(update), max_episode_steps))
+    cut &= ~np.asarray(trajectory.done[-1])
+    if cut.any():
+        cut = live.reset_where(cut)
+        live.episodes.reset_where(cut)
+        memory = reset_memory_on_host(memory, cut)
+        np.asarray(trajectory.truncated)[-1] |= cut & ~np.asarray(trajectory.done[-1])  # in place: these are NumPy's
+    return trajectory, live.episodes.summary(), memory, unseen_end
+
+
+def _write(trajectory: Trajectory, row: np.ndarray, env: np.ndarray, record: tuple) -> None:
+    pairs = zip(jax.tree.leaves(trajectory._replace(memory=())), jax.tree.leaves(record), strict=True)
+    for into, one in pairs:
+        into[row[env], env] = one[env]
+
+
+def play_on_host(
+    live: LiveEnvironments, act: Act, empty_memory: Callable[[int], PyTree], num_episodes: int, max_steps: int
+) -> Float[np.ndarray, " num_episodes"]:
+    """Undiscounted returns of whole episodes in environments that have just begun.
+
+    Each environment plays a number of episodes that is fixed beforehand, so that short ones do not count more often.
+
+    Args:
+        live: the environments.
+        act: the policy.
+        empty_memory: ``(batch) -> memory`` for the first step of an episode.
+        num_episodes: in all.
+        max_steps: an episode that is still running then counts with its return so far.
+
+    Source: Stable-Baselines3's ``evaluate_policy``,
+    https://github.com/DLR-RM/stable-baselines3/blob/master/stable_baselines3/common/evaluation.py.
+    """
+    num_envs = len(live.episodes.returns)
+    wanted = (num_episodes + np.arange(num_envs)) // num_envs
+    played: list[list[float]] = [[] for _ in range(num_envs)]
+    total, length = np.zeros(num_envs), np.zeros(num_envs, int)
+    memory, step = empty_memory(num_envs), 0
+    while any(len(returns) < most for returns, most in zip(played, wanted, strict=True)):
+        *_, to_environment, memory = act(observation=live.observation, memory=memory, step=step)
+        result = live.step(jax.device_get(to_environment))
+        total += np.where(result.acted, result.reward, 0.0)
+        length += result.acted
+        done = result.terminated | result.truncated
+        endless = ~done & (length >= max_steps)
+        for env in np.flatnonzero(done | endless):
+            if len(played[env]) < wanted[env]:
+                played[env].append(float(total[env]))
+        begun = done | (live.reset_where(endless) if endless.any() else endless)
+        total[begun], length[begun] = 0.0, 0
+        memory = reset_memory_on_host(memory, begun | ~result.acted)
+        step += 1
+    return np.array([each for returns in played for each in returns], jax.dtypes.canonicalize_dtype(float))
+
+
+def reset_memory_on_host(memory: PyTree, done: Bool[np.ndarray, " N"], seen: PyTree = ()) -> PyTree:
+    """Empty the memory where an episode ended or what was seen is not finite."""
+    return _compiled_reset(memory, done, seen) if jax.tree.leaves(memory) else memory
+
+
+@jax.jit
+def _compiled_reset(memory: PyTree, done: Bool[Array, " N"], seen: PyTree) -> PyTree:
+    return reset_memory(memory, done | ~finite(seen, done.shape))

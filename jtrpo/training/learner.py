@@ -1,0 +1,323 @@
+"""Learning: from a state and what it collected to the next state. The same for environments in JAX and for those on the host."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
+
+from jtrpo.core.advantage import gae
+from jtrpo.core.batch import AxisName, Batch, largest_over
+from jtrpo.core.objective import Objective, likelihood_ratio, mean_kl
+from jtrpo.core.trpo import TRPOInfo, trpo_update
+from jtrpo.core.vine import all_actions_objective, self_normalized_objective
+from jtrpo.envs.gymnasium import HostEnvironment
+from jtrpo.networks.torso import numeric
+from jtrpo.training.agent import Agent, make_agent
+from jtrpo.training.config import TrainConfig
+from jtrpo.training.critic import CriticInfo, explained_variance, fit_critic, init_critic_optimizer
+from jtrpo.training.episodes import EpisodeSummary
+from jtrpo.training.gauss_newton import fit_gauss_newton
+from jtrpo.training.hyperparams import Hyperparams, as_arrays
+from jtrpo.training.keys import keys_for
+from jtrpo.training.mesh import environment_axes
+from jtrpo.training.normalization import (
+    RunningStatistics,
+    all_finite,
+    init_statistics,
+    merge_within,
+    moments,
+    normalize,
+    standard_deviation,
+    update_statistics,
+)
+from jtrpo.training.reuse import newest, slide_window, truncated_log_prob
+from jtrpo.training.rollout import RolloutState, Trajectory, discounted_returns, flatten, strip_weak_types
+from jtrpo.training.samples import SampleInfo, mask_invalid, sample_info
+from jtrpo.training.schedule import current_hyperparams
+from jtrpo.training.state import Metrics, TrainState, step_keys
+from jtrpo.training.vine import branch
+
+DRIFT = 0.1
+"""Share of ``max_kl`` by which new statistics of the observations may move the policy that acts."""
+
+GAUSS_NEWTON_DAMPING = 1e-2
+"""Of the Gauss-Newton critic, whose trust region does most of the work."""
+
+
+@dataclass(frozen=True, eq=False)
+class Learner:
+    """What of a training never touches an environment. ``learn`` is the algorithm, one named step per line.
+
+    Attributes:
+        config: static settings.
+        agent: policy and critic.
+        objective: what the policy update raises, see :mod:`jtrpo.core.objective`.
+    """
+
+    config: TrainConfig
+    agent: Agent
+    objective: Objective
+
+    @property
+    def axis_name(self) -> AxisName:
+        """Mapped axes over which the environments are spread."""
+        return None if self.config.mesh is None else environment_axes(self.config.mesh)
+
+    @property
+    def follows_observations(self) -> bool:
+        """Whether there are statistics of observations to learn."""
+        some = any(jax.tree.leaves(numeric(self.config.environment.observation_space)))
+        return self.config.normalize_observations and some
+
+    @property
+    def sequence_length(self) -> int:
+        """Steps of a batch that stay together."""
+        return self.config.num_steps if self.agent.has_memory else 1
+
+    def init(
+        self, key: PRNGKeyArray, hyperparams: Hyperparams, env_state: RolloutState, observation: PyTree
+    ) -> TrainState:
+        """First state, from one observation; without a window of collections."""
+        policy_key, critic_key, key = keys_for(key, "policy", "critic", "training")
+        critic_params = self.agent.init_critic(critic_key, observation)
+        return strip_weak_types(
+            TrainState(
+                policy_params=self.agent.init_policy(policy_key, observation),
+                critic_params=critic_params,
+                critic_optimizer=init_critic_optimizer(critic_params) if self.config.critic == "adam" else (),
+                env_state=env_state,
+                observation_statistics=init_statistics(observation, samples=1e-12),
+                return_statistics=init_statistics(0.0),
+                discounted_return=jnp.zeros((self.config.num_envs,)),
+                target_statistics=init_statistics(0.0),
+                hyperparams=as_arrays(hyperparams),
+                key=key,
+                update=jnp.int32(0),
+            )
+        )
+
+    def learn(self, state: TrainState, trajectory: Trajectory, episodes: EpisodeSummary) -> tuple[TrainState, Metrics]:
+        """One update, from what ``state`` collected."""
+        key, _, critic_key, vine_key = step_keys(state)
+        base, numbers = state.hyperparams, self.current_hyperparams(state)
+        # Where one number is out of range none counts, and by their NaN nothing learns.
+        in_range = numbers.in_range()
+        state = state._replace(key=key, hyperparams=jax.tree.map(lambda x: jnp.where(in_range, x, jnp.nan), numbers))
+        trajectory = mask_invalid(trajectory)
+        state, recent = self.add_earlier_collections(state, trajectory)
+        acting = state
+        state = self.learn_statistics(state, trajectory)
+        state, batch, target, variance_explained, samples = self.estimate_advantages(state, recent, acting)
+        steps, policy_batch = recent, batch
+        if self.config.sampling == "vine":
+            steps, policy_batch = self.branch(state, trajectory, batch, vine_key)
+        state, policy_info = self.improve_policy(state, policy_batch, steps, acting)
+        state, critic_loss, fitted = self.improve_critic(state, recent, target, batch.weight, critic_key)
+        state = state._replace(hyperparams=base, update=state.update + 1)
+        critic_info = CriticInfo(critic_loss, variance_explained, fitted)
+        return state, Metrics(self.timesteps(state), numbers, episodes, samples, policy_info, critic_info)
+
+    def current_hyperparams(self, state: TrainState) -> Hyperparams:
+        """Numbers of this update."""
+        config = self.config
+        return current_hyperparams(state.hyperparams, state.update, config.num_updates, config.anneal, config.schedules)
+
+    def add_earlier_collections(self, state: TrainState, trajectory: Trajectory) -> tuple[TrainState, Trajectory]:
+        """With sample reuse, the newest collection beside those of the window."""
+        if self.config.reuse == 1:
+            return state, trajectory
+        window, recent = slide_window(state.window, trajectory)
+        return state._replace(window=window), recent
+
+    def learn_statistics(self, state: TrainState, trajectory: Trajectory) -> TrainState:
+        """Before anything is learned from the collection, so that no number of it is in the units of earlier ones."""
+        if self.follows_observations:
+            state = state._replace(observation_statistics=self.follow_observations(state, trajectory))
+        if self.config.scale_rewards:
+            running, returns = discounted_returns(trajectory, state.discounted_return, state.hyperparams.gamma)
+            statistics = update_statistics(state.return_statistics, returns, trajectory.valid, self.axis_name)
+            state = state._replace(return_statistics=statistics, discounted_return=running)
+        return state
+
+    def follow_observations(self, state: TrainState, trajectory: Trajectory) -> RunningStatistics:
+        """Statistics with the collection's observations, as far as they move the policy that acts by ``DRIFT * max_kl``."""
+        new = moments(state.observation_statistics, trajectory.observation, trajectory.valid, self.axis_name)
+        acting = self.agent.distribution(state, trajectory)
+        weight = flatten(trajectory.valid).astype(float)
+
+        def drift(statistics: RunningStatistics) -> Float[Array, ""]:
+            there = self.agent.distribution(state._replace(observation_statistics=statistics), trajectory)
+            if self.config.constraint == "kl_max":  # which bounds the step: else no candidate might ever be inside
+                largest = jnp.max(jnp.where(weight > 0, acting.kl(there), 0.0))
+                return largest_over(largest, self.axis_name)
+            return mean_kl(acting, there, weight=weight, axis_name=self.axis_name)
+
+        return merge_within(state.observation_statistics, new, drift, DRIFT * state.hyperparams.max_kl)
+
+    def reward_scale(self, state: TrainState) -> float | Float[Array, ""]:
+        """What rewards are divided by."""
+        return standard_deviation(state.return_statistics) if self.config.scale_rewards else 1.0
+
+    def estimate_advantages(
+        self, state: TrainState, trajectory: Trajectory, acting: TrainState
+    ) -> tuple[TrainState, Batch, Float[Array, " B"], Float[Array, ""], SampleInfo]:
+        """Return the state, the policy's batch, the critic's targets, the variance that it explained, and which samples count."""
+        agent, reuse = self.agent, self.config.reuse
+        value, next_value, critic_memory = agent.values(state, trajectory)
+        log_prob, ratio = flatten(trajectory.log_prob), None
+        if reuse > 1:
+            now = agent.distribution(acting, trajectory).log_prob(flatten(trajectory.action))
+            flat_ratio = jnp.where(flatten(trajectory.valid), jnp.exp(now - log_prob), 1.0)
+            ratio = flat_ratio.reshape(trajectory.reward.shape[::-1]).T
+            log_prob = truncated_log_prob(log_prob, now)
+        usable = trajectory.valid & jnp.isfinite(value) & (jnp.isfinite(next_value) | trajectory.terminated)
+        advantage, target = gae(
+            jnp.where(usable, trajectory.reward / self.reward_scale(state), 0.0),
+            jnp.where(usable, value, 0.0),
+            jnp.where(usable, next_value, 0.0),
+            trajectory.terminated,
+            trajectory.truncated | ~usable,
+            gamma=state.hyperparams.gamma,
+            gae_lambda=state.hyperparams.gae_lambda,
+            ratio=ratio,
+        )
+        memory = state.env_state.memory._replace(critic=jax.tree.map(lambda x: newest(x, reuse, 0), critic_memory))
+        state = state._replace(env_state=state.env_state._replace(memory=memory))
+        action, flat_advantage, weight = flatten((trajectory.action, advantage, usable.astype(advantage.dtype)))
+        batch = Batch(agent.policy_input(state, trajectory), action, flat_advantage, log_prob, weight)
+        new_value, new_target, new = (flatten(newest(x, reuse, 1)) for x in (value, target, usable))
+        explained = explained_variance(new_value, new_target, new, self.axis_name)
+        samples = sample_info(usable, newest(usable, reuse, 1), ratio, self.axis_name)
+        return state, batch, flatten(target), explained, samples
+
+    def branch(self, state: TrainState, trunk: Trajectory, batch: Batch, key: PRNGKeyArray) -> tuple[Trajectory, Batch]:
+        """With vine sampling, the states that were branched from, and the batch of their branches."""
+        config, environment = self.config, self.config.environment
+        assert not isinstance(environment, HostEnvironment)
+        return branch(
+            environment,
+            self.agent,
+            state,
+            trunk,
+            key,
+            num_states=config.vine_states,
+            branches=config.branches,
+            all_actions=config.tries_all_actions,
+            length=config.vine_length,
+            importance=jnp.abs(batch.advantage) if config.vine_choice == "value_error" else None,
+            gamma=state.hyperparams.gamma,
+            reward_scale=self.reward_scale(state),
+            noise_interval=config.noise_interval,
+            squash=config.squash,
+        )
+
+    def improve_policy(
+        self, state: TrainState, batch: Batch, steps: Trajectory, acting: TrainState
+    ) -> tuple[TrainState, TRPOInfo]:
+        """One TRPO update; ``acting`` is the state that collected ``steps``, those of the batch."""
+        config, numbers = self.config, state.hyperparams
+        params, info = trpo_update(
+            self.agent.policy_network,
+            state.policy_params,
+            batch,
+            objective=self.objective,
+            acting=self.agent.distribution(acting, steps) if self.follows_observations else None,
+            max_kl=numbers.max_kl,
+            cg_iterations=config.cg_iterations,
+            cg_damping=numbers.cg_damping,
+            cg_tolerance=numbers.cg_tolerance,
+            backtrack_factor=numbers.backtrack_factor,
+            max_backtracks=config.max_backtracks,
+            entropy_coefficient=numbers.entropy_coefficient,
+            fisher_fraction=config.fisher_fraction,
+            normalize_advantage=config.normalize_advantages,
+            constraint=config.constraint,
+            preconditioner=config.preconditioner,
+            sequence_length=1 if config.sampling == "vine" else self.sequence_length,
+            axis_name=self.axis_name,
+        )
+        # Where no candidate was within the bound, the policy may not be moved by its statistics alone.
+        measured = info.kl_max if config.constraint == "kl_max" else info.kl
+        inside = (measured <= numbers.max_kl) | (config.constraint == "none")
+        statistics, kl, kl_max = jax.tree.map(
+            partial(jnp.where, inside),
+            (state.observation_statistics, info.kl, info.kl_max),
+            (acting.observation_statistics, jnp.zeros_like(info.kl), jnp.zeros_like(info.kl_max)),
+        )
+        state = state._replace(policy_params=params, observation_statistics=statistics)
+        return state, info._replace(kl=kl, kl_max=kl_max)
+
+    def improve_critic(
+        self,
+        state: TrainState,
+        trajectory: Trajectory,
+        target: Float[Array, " B"],
+        weight: Float[Array, " B"] | None,
+        key: PRNGKeyArray,
+    ) -> tuple[TrainState, Float[Array, ""], Bool[Array, ""]]:
+        """Fit the critic; return the loss, and whether all was finite: otherwise the old critic stays."""
+        if self.config.normalize_values:
+            counted = None if weight is None else weight > 0
+            statistics = update_statistics(state.target_statistics, target, counted, self.axis_name)
+            state = state._replace(target_statistics=statistics)
+            target = normalize(statistics, target)
+        old = (state.critic_params, state.critic_optimizer)
+        fit = self.fit_gauss_newton if self.config.critic == "gauss_newton" else self.fit_adam
+        params, optimizer, loss = fit(state, self.agent.critic_input(state, trajectory), target, weight, key)
+        fitted = all_finite((loss, params, optimizer))
+        params, optimizer = jax.tree.map(partial(jnp.where, fitted), (params, optimizer), old)
+        return state._replace(critic_params=params, critic_optimizer=optimizer), loss, fitted
+
+    def fit_adam(
+        self, state: TrainState, seen: PyTree, target: Array, weight: Array | None, key: PRNGKeyArray
+    ) -> tuple[PyTree, PyTree, Float[Array, ""]]:
+        """Critic parameters, Adam's moments and the loss."""
+        return fit_critic(
+            self.agent.critic_network,
+            state.critic_params,
+            state.critic_optimizer,
+            seen,
+            target,
+            key,
+            weight=weight,
+            learning_rate=state.hyperparams.critic_learning_rate,
+            epochs=self.config.critic_epochs,
+            minibatches=self.config.critic_minibatches,
+            sequence_length=self.sequence_length,
+            axis_name=self.axis_name,
+        )
+
+    def fit_gauss_newton(
+        self, state: TrainState, seen: PyTree, target: Array, weight: Array | None, key: PRNGKeyArray
+    ) -> tuple[PyTree, PyTree, Float[Array, ""]]:
+        """The same by Gauss-Newton steps, which have no moments and draw nothing."""
+        params, loss = fit_gauss_newton(
+            self.agent.critic_network,
+            state.critic_params,
+            seen,
+            target,
+            weight=weight,
+            max_change=state.hyperparams.critic_max_change,
+            damping=GAUSS_NEWTON_DAMPING,
+            steps=self.config.critic_epochs,
+            cg_iterations=self.config.cg_iterations,
+            fraction=self.config.critic_fraction,
+            sequence_length=self.sequence_length,
+            axis_name=self.axis_name,
+        )
+        return params, state.critic_optimizer, loss
+
+    def timesteps(self, state: TrainState) -> Array:
+        """Environment steps taken."""
+        whole = jnp.int32 if self.config.actual_timesteps < 2**31 else float
+        return state.update.astype(whole) * self.config.batch_size
+
+
+def make_learner(config: TrainConfig) -> Learner:
+    """Build the learner that ``config`` describes."""
+    objective: Objective = likelihood_ratio
+    if config.sampling == "vine":
+        objective = all_actions_objective if config.tries_all_actions else self_normalized_objective
+    return Learner(config, make_agent(config), objective)

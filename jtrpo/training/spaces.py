@@ -1,0 +1,56 @@
+"""Checks of what the networks are built from: their settings, and the spaces that they see and act in."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from gymnasium import spaces
+
+from jtrpo.core.check import check_count
+from jtrpo.envs.actions import stretched
+from jtrpo.envs.check import check_space
+from jtrpo.networks.heads import check_action_space
+from jtrpo.networks.torso import check_observation_space
+
+
+def check_hidden_sizes(sizes: Any, memory: str | None, shared_torso: bool, box_distribution: str) -> None:
+    """Raise unless these are widths of layers, and at least one where something needs a last hidden layer.
+
+    Raises:
+        TypeError: not a tuple of whole numbers.
+        ValueError: a width below 1, or no layer for a memory, a shared torso or gSDE.
+    """
+    if not isinstance(sizes, tuple):
+        raise TypeError(f"hidden_sizes must be a tuple of widths such as (64, 64); got {sizes!r}")
+    for size in sizes:
+        check_count("hidden_sizes", size, at_least=1)
+    if (memory is not None or shared_torso) and not sizes:
+        raise ValueError("hidden_sizes must name at least one layer for a memory or a shared torso; got ()")
+    if box_distribution == "gsde" and not sizes:
+        raise ValueError("hidden_sizes must name at least one layer for box_distribution='gsde'; got ()")
+
+
+def check_spaces(observation_space: Any, action_space: Any, squash: bool) -> None:
+    """Raise unless networks can see the observations and choose the actions.
+
+    Raises:
+        TypeError: a space of a kind that is not supported.
+        ValueError: nothing to see, nothing to choose, a mask that does not fit, or with ``squash`` an action without bounds.
+    """
+    check_space(observation_space, "observation_space")
+    check_space(action_space, "action_space")
+    check_observation_space(observation_space)
+    check_action_space(action_space, observation_space)
+    for box in _boxes(action_space):
+        if squash and not stretched(box).all():
+            raise ValueError(
+                f"box_distribution='tanh_gaussian' squashes actions into bounds, which the action space {box} lacks; give "
+                "'gaussian' or 'gsde'"
+            )
+
+
+def _boxes(space: spaces.Space) -> Iterator[spaces.Box]:
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        for child in space.spaces.values() if isinstance(space, spaces.Dict) else space.spaces:
+            yield from _boxes(child)
+    elif isinstance(space, spaces.Box):
+        yield space
