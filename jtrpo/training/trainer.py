@@ -115,6 +115,7 @@ class _Training:
     config: TrainConfig
     environment: Environment
     learner: Learner
+    max_episode_steps: int | None
 
     def init(self, key: PRNGKeyArray, hyperparams: Hyperparams = Hyperparams()) -> TrainState:
         check_hyperparams(hyperparams)
@@ -160,9 +161,8 @@ class _Training:
             squash=config.squash,
         )
         cut = non_finite(env_state)
-        limit = time_limit(getattr(self.environment, "max_episode_steps", None))
-        if limit is not None and config.num_steps < limit:
-            cut |= staggered_resets(trajectory, state.update, limit)
+        if self.max_episode_steps is not None and config.num_steps < self.max_episode_steps:
+            cut |= staggered_resets(trajectory, state.update, self.max_episode_steps)
         env_state, trajectory = reset_where(self.environment, env_state, trajectory, reset_key, cut)
         return state._replace(env_state=env_state), trajectory, episodes
 
@@ -206,4 +206,6 @@ def _training(config: TrainConfig) -> _Training:
             f"{environment} is stepped in Python and cannot be part of a compiled program: use jtrpo.make_host_trainer(config) "
             "instead of make_train or make_trainer"
         )
-    return _Training(config, environment, make_learner(config))
+    # Before anything is traced: a limit may be an array of JAX's.
+    limit = time_limit(getattr(environment, "max_episode_steps", None))
+    return _Training(config, environment, make_learner(config), limit)
