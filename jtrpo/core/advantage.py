@@ -85,12 +85,12 @@ def gae(
 
     trace = jnp.ones_like(delta) if ratio is None else jnp.minimum(arrays["ratio"], 1.0).astype(delta.dtype)
 
-    def accumulate(following: Array, step: tuple[Array, Array, Array]) -> tuple[Array, Array]:
+    def accumulate(next_term: Array, step: tuple[Array, Array, Array]) -> tuple[Array, Array]:
         delta_t, decay_t, trace_t = step
-        advantage = delta_t + decay_t * following
+        advantage = delta_t + decay_t * next_term
         return trace_t * advantage, advantage
 
     steps = (delta, decay, trace)
-    nothing = jnp.sum(delta[:0], axis=0)  # zeros on the devices that delta is on, even where there are no steps
-    _, advantage = jax.lax.scan(accumulate, nothing, steps, reverse=True, unroll=8)
+    zero = jnp.sum(delta[:0], axis=0)  # on the devices that delta is on, even where T is 0
+    _, advantage = jax.lax.scan(accumulate, zero, steps, reverse=True, unroll=8)
     return advantage, trace * advantage + value

@@ -94,7 +94,7 @@ def as_weight(weight: Any, shape: tuple[int, ...]) -> Float[Array, " B"] | None:
 
 
 def check_size(shape: tuple[int, ...]) -> int:
-    """Return ``B`` of what a distribution says of each sample, or raise where its shape is not ``[B]`` with ``B`` above zero."""
+    """Return ``B``, from the shape of a distribution's entropy; raise where that is not ``[B]`` with ``B`` above zero."""
     if len(shape) != 1 or 0 in shape:
         raise ValueError(
             f"a distribution over a batch, [B] with at least one sample, is needed; its entropy has shape {shape}: give "
@@ -127,10 +127,10 @@ def stratified(
 ) -> tuple[Any, Float[Array, " b"] | None]:
     """Take ``round(fraction * size)`` (at least one) entries along the leading axis of every leaf, one from each equal stretch.
 
-    The place within the stretch moves on by the golden ratio from one to the next: every n-th entry of a batch of time steps
-    times environments would always be the same steps'. Where the entries come in sequences of ``sequence_length``, whole
-    sequences are taken. Spread over ``axis_name``, the entries are those that one device would take of the whole; devices that
-    hold fewer of them fill up with entries of weight zero.
+    The position within a stretch advances by the golden ratio from one stretch to the next: with every n-th entry, a batch of
+    time steps times environments would always give the same environments. Where the entries come in sequences of
+    ``sequence_length``, whole sequences are taken. Spread over ``axis_name``, the entries are those that one device would take of
+    the whole batch; devices that hold fewer of them fill up with entries of weight zero.
 
     Args:
         tree: any pytree, leading axis ``B``.
@@ -155,8 +155,8 @@ def stratified(
     index: Any = np.stack([np.pad(row, (0, longest - len(row))) for row in rows])
     counts: Any = np.stack([np.arange(longest) < len(row) for row in rows])
     uneven = not counts.all()
-    here = 0 if axis_name is None else jax.lax.axis_index(axis_name)
-    index, counts = jnp.asarray(index)[here], jnp.asarray(counts)[here]
+    device = 0 if axis_name is None else jax.lax.axis_index(axis_name)
+    index, counts = jnp.asarray(index)[device], jnp.asarray(counts)[device]
     if sequence_length > 1:
         index = (index[:, None] * sequence_length + jnp.arange(sequence_length)[None]).reshape(-1)
         counts = jnp.repeat(counts, sequence_length)
@@ -179,30 +179,30 @@ def mean_weights(weight: Float[Array, " B"] | None, size: int, axis_name: AxisNa
 
 
 def weighted_sum(x: Float[Array, " B"], weight: Float[Array, " B"]) -> Float[Array, ""]:
-    """Local part of the mean: sum of ``weight * x`` in which a weight of zero silences even a NaN."""
+    """Local part of the mean: sum of ``weight * x`` in which a weight of zero leaves out even a NaN."""
     return jnp.sum(jnp.where(weight == 0, 0.0, weight * x))
 
 
-def silence(tree: Any, weight: Float[Array, " B"] | None, *, keep_finite: bool = False) -> Any:
-    """Zero the entries of samples of weight zero, so that whatever stands there (NaN, say) reaches no derivative.
+def zero_invalid(tree: Any, weight: Float[Array, " B"] | None, *, keep_finite: bool = False) -> Any:
+    """Set the entries of samples of weight zero to zero, so that whatever they hold (NaN, say) reaches no derivative.
 
-    ``keep_finite`` zeroes only what is not finite: in a sequence, a step that does not count is still remembered.
+    With ``keep_finite`` only what is not finite becomes zero: a recurrent policy still remembers a step of weight zero.
     """
     if weight is None:
         return tree
     valid = jnp.asarray(weight) != 0
 
-    def clean(x: Array) -> Array:
+    def zero(x: Array) -> Array:
         keep = valid.reshape(-1, *[1] * (x.ndim - 1))
         return jnp.where(keep | jnp.isfinite(x) if keep_finite else keep, x, jnp.zeros_like(x))
 
-    return jax.tree.map(clean, tree)
+    return jax.tree.map(zero, tree)
 
 
 def sum_over(tree: Any, axis_name: AxisName) -> Any:
     """Sum over a mapped axis (devices), or the identity where there is none.
 
-    A pytree travels as one message (for each type in it): between devices it is the messages that take time, not their length.
+    A pytree is sent as one message for each dtype in it: between devices the number of messages takes time, not their length.
     """
     if axis_name is None:
         return tree
@@ -241,8 +241,8 @@ def axis_size(axis_name: AxisName) -> int:
         ) from None
 
 
-def keys_by_place(key: PRNGKeyArray, size: int, axis_name: AxisName = None) -> PRNGKeyArray:
-    """One key for each of ``size`` entries, by its place in the whole: the same whatever the number of devices."""
+def per_sample_keys(key: PRNGKeyArray, size: int, axis_name: AxisName = None) -> PRNGKeyArray:
+    """One key for each of ``size`` entries, by its index in the whole batch: the same for any number of devices."""
     first = 0 if axis_name is None else size * jax.lax.axis_index(axis_name)
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, first + jnp.arange(size))
 
@@ -252,7 +252,7 @@ def normalize_advantages(
 ) -> Float[Array, " B"]:
     """(A - mean) / (std + 1e-8) over the valid samples; ``weight`` as :func:`mean_weights` gives it.
 
-    Advantages that are constant to rounding become exactly zero: their spread is noise that must not be blown up.
+    Advantages that are constant to rounding become exactly zero: their spread is rounding noise, which would be amplified.
     """
     sums = jnp.stack([weighted_sum(x, weight) for x in (advantage, jnp.abs(advantage))])
     mean, size = sum_over(sums, axis_name)

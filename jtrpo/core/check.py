@@ -11,17 +11,17 @@ import numpy as np
 from jaxtyping import Array, Bool, PyTree
 
 Within = bool | Bool[Array, ""]
-"""Whether a number lies within its bounds: true where it is known, since otherwise there was an error."""
+"""Whether a number lies within its bounds: ``True`` for a number known before tracing, which would have raised otherwise."""
 
 
-def plain(value: Any) -> Any:
-    """Python's own kin of a scalar of NumPy's or JAX's, and a tuple for a list or a row of them; all else as it is."""
+def to_python(value: Any) -> Any:
+    """Python's own type for a scalar of NumPy or JAX, a tuple for a list or a one-dimensional array; anything else unchanged."""
     if isinstance(value, jax.core.Tracer):
         return value
     if isinstance(value, np.generic) or (isinstance(value, np.ndarray | jax.Array) and value.ndim == 0):
         return value.item() if value.dtype.kind in "biufU" else value
     if isinstance(value, list | tuple) or (isinstance(value, np.ndarray) and value.ndim == 1):
-        return tuple(map(plain, value)) if type(value) in (list, tuple, np.ndarray) else value
+        return tuple(map(to_python, value)) if type(value) in (list, tuple, np.ndarray) else value
     return value
 
 
@@ -86,7 +86,7 @@ def check_count(name: str, value: Any, *, at_least: int) -> Within:
         raise TypeError(
             f"{name} must be a whole number of at least {at_least}; got a traced {value.dtype} of shape {value.shape}"
         )
-    value = plain(value) if np.ndim(value) == 0 else value
+    value = to_python(value) if np.ndim(value) == 0 else value
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         hint = (
             f"; write {int(value)}" if isinstance(value, float) and math.isfinite(value) and value == int(value) else ""
@@ -100,7 +100,7 @@ def check_count(name: str, value: Any, *, at_least: int) -> Within:
 
 
 def check_seed(name: str, value: Any) -> None:
-    """Raise unless ``value`` is a seed of its own: of a larger number, random keys of 32 bits take the rest.
+    """Raise unless ``value`` fits in 32 bits: of a larger number random keys take the remainder, so two seeds could be equal.
 
     Raises:
         TypeError: not a whole number.
@@ -136,7 +136,7 @@ def check_choice(name: str, value: Any, choices: Collection[Any]) -> None:
     Raises:
         ValueError: anything else.
     """
-    value = plain(value)
+    value = to_python(value)
     if not any(type(value) is type(choice) and value == choice for choice in choices):
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}")
 
@@ -152,7 +152,7 @@ def check_callable(name: str, value: Any, form: str) -> None:
 
 
 def as_floats(name: str, tree: PyTree) -> PyTree:
-    """Return a pytree of real floating-point arrays, Python's and NumPy's floats among its leaves taken as such.
+    """Return a pytree of real floating-point arrays; leaves that are floats of Python or NumPy become arrays.
 
     Raises:
         TypeError: a leaf that is anything else, named by its path.
@@ -183,7 +183,7 @@ def check_same_shapes(name: str, tree: PyTree, like_name: str, like: PyTree) -> 
 
 
 def shown(value: Any) -> str:
-    """A value in a message: type and shape of an array, anything else by its name and type."""
+    """A value as it is shown in a message: an array by its dtype and shape, anything else by its text and type."""
     dtype = getattr(value, "dtype", None)
     if dtype is not None:
         return f"{dtype}{list(value.shape)}"

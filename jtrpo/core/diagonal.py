@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from jtrpo.core.batch import keys_by_place, sum_over, weighted_sum
+from jtrpo.core.batch import per_sample_keys, sum_over, weighted_sum
 from jtrpo.core.distributions import Distribution
 from jtrpo.core.local import LocalPolicy
 
@@ -14,7 +14,7 @@ PROBES = 8
 """Backward passes that one estimate costs."""
 
 EXPONENT = 0.75
-"""Below one, because a rough diagonal divided by in full does more harm than good (Martens 2010, section 4.7)."""
+"""Below one, because dividing by a rough diagonal in full does more harm than good (Martens 2010, section 4.7)."""
 
 
 def fisher_diagonal(local: LocalPolicy) -> PyTree:
@@ -34,8 +34,8 @@ def fisher_diagonal(local: LocalPolicy) -> PyTree:
     https://arxiv.org/abs/1206.6464, for the random signs.
     """
     action, weight = local.batch.action, local.weight
-    key = jax.random.key(0)  # unbiased over the samples' own randomness; fresh signs would buy nothing
-    keys = keys_by_place(key, weight.shape[0], local.axis_name)
+    key = jax.random.key(0)  # the samples are random already: fresh signs would not make the estimate better
+    keys = per_sample_keys(key, weight.shape[0], local.axis_name)
     signs = jax.vmap(lambda key: jax.random.rademacher(key, (PROBES,), weight.dtype), out_axes=1)(keys)
 
     def probe(total: PyTree, sign: Float[Array, " B"]) -> tuple[PyTree, None]:

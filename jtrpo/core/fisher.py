@@ -17,7 +17,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from jtrpo.core.batch import AxisName, as_weight, axis_size, check_size, mean_weights, silence, sum_over, weighted_sum
+from jtrpo.core.batch import (
+    AxisName,
+    as_weight,
+    axis_size,
+    check_size,
+    mean_weights,
+    sum_over,
+    weighted_sum,
+    zero_invalid,
+)
 from jtrpo.core.check import as_floats, check_callable, check_number, check_same_shapes
 from jtrpo.core.distributions import Distribution, check_distribution
 
@@ -139,7 +148,7 @@ def fisher_vector_product(
     vector = jax.tree.map(lambda v, p: jnp.asarray(v, p.dtype), vector, params)
     for leaf in jax.tree.leaves(observation):
         weight = as_weight(weight, jnp.shape(leaf)[:1])
-    observation = silence(observation, weight, keep_finite=sequence_length > 1)
+    observation = zero_invalid(observation, weight, keep_finite=sequence_length > 1)
     linear = linearize_policy(policy, params, observation, axis_name)
     size = check_size(linear.distribution.entropy().shape)
     product = fisher_operator(linear, mean_weights(weight, size, axis_name), axis_name)(vector)

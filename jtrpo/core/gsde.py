@@ -12,8 +12,8 @@ from jtrpo.core.distributions import DiagGaussian
 class StateDependentNoise(NamedTuple):
     """Action = mean + features @ W with a noise matrix W ~ N(0, exp(log_scale)^2), one for each batch element.
 
-    Given the state, the action is Gaussian with variance features^2 @ exp(log_scale)^2. W is a function of the key alone:
-    the same key at successive steps holds the matrix, so that exploration is smooth in time.
+    Given the state, the action is Gaussian with variance features^2 @ exp(log_scale)^2. W depends on the key alone:
+    the same key at successive steps gives the same matrix, so that exploration is smooth in time.
 
     Attributes:
         mean: ``[..., D]``.

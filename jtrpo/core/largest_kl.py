@@ -5,7 +5,7 @@ from jaxtyping import Array, Float, PyTree
 from jtrpo.core.batch import AxisName, largest_over
 from jtrpo.core.conjugate_gradient import tree_dot
 from jtrpo.core.fisher import sample_curvature
-from jtrpo.core.line_search import Acceptance, judge
+from jtrpo.core.line_search import Acceptance, candidate_status
 from jtrpo.core.local import LocalPolicy
 
 
@@ -22,6 +22,6 @@ def largest_curvature(local: LocalPolicy, direction: PyTree, damping: float | Fl
 
 def improves_within_largest(max_kl: float | Float[Array, ""], axis_name: AxisName = None) -> Acceptance:
     """Accept what is finite, has KL(old || new) <= max_kl at every sample and a larger objective."""
-    return lambda new, old: judge(
-        new, inside=largest_over(new.kl_max, axis_name) <= max_kl, better=new.objective > old.objective
+    return lambda new, old: candidate_status(
+        new, within=largest_over(new.kl_max, axis_name) <= max_kl, improves=new.objective > old.objective
     )

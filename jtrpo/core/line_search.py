@@ -93,19 +93,21 @@ def improves_within(max_kl: float | Float[Array, ""]) -> Acceptance:
         ['KL_EXCEEDED', 'ACCEPTED']
     """
     check_number("max_kl", max_kl, above=0, scalar=True)
-    return lambda new, old: judge(new, inside=new.kl <= max_kl, better=new.objective > old.objective)
+    return lambda new, old: candidate_status(new, within=new.kl <= max_kl, improves=new.objective > old.objective)
 
 
 def is_finite(new: Evaluation, old: Evaluation) -> Int[Array, ""]:
     """Accept whatever is finite: the natural policy gradient, which has no line search."""
-    return judge(new, inside=True, better=True)
+    return candidate_status(new, within=True, improves=True)
 
 
-def judge(new: Evaluation, *, inside: bool | Bool[Array, ""], better: bool | Bool[Array, ""]) -> Int[Array, ""]:
-    """Status of a candidate that must be finite, ``inside`` the trust region and ``better``, in this order."""
+def candidate_status(
+    new: Evaluation, *, within: bool | Bool[Array, ""], improves: bool | Bool[Array, ""]
+) -> Int[Array, ""]:
+    """Status of a candidate that must be finite, ``within`` the trust region and one that ``improves``, in this order."""
     finite = jnp.isfinite(new.objective) & jnp.isfinite(new.kl)
     return jnp.select(
-        [~finite, ~jnp.asarray(inside), ~jnp.asarray(better)],
+        [~finite, ~jnp.asarray(within), ~jnp.asarray(improves)],
         [UpdateStatus.NON_FINITE_CANDIDATE, UpdateStatus.KL_EXCEEDED, UpdateStatus.NO_IMPROVEMENT],
         UpdateStatus.ACCEPTED,
     )
@@ -137,7 +139,7 @@ def line_search(
     accept: Acceptance,
     backtrack_factor: float | Float[Array, ""] = 0.8,
     max_backtracks: int | Int[Array, ""] = 10,
-    obstacle: int | Int[Array, ""] = UpdateStatus.ACCEPTED,
+    initial_status: int | Int[Array, ""] = UpdateStatus.ACCEPTED,
 ) -> tuple[PyTree, LineSearchInfo]:
     """Take the first of ``params + backtrack_factor^k full_step``, k = 0 .. max_backtracks - 1, that is acceptable.
 
@@ -151,7 +153,7 @@ def line_search(
         accept: decides on what was measured, see :data:`Acceptance`; :func:`improves_within` is the paper's.
         backtrack_factor: in (0, 1).
         max_backtracks: most candidates to try; may be traced.
-        obstacle: an :class:`UpdateStatus`; anything but ``ACCEPTED`` is a reason to try no candidate, and becomes the status.
+        initial_status: an :class:`UpdateStatus`; with anything but ``ACCEPTED`` no candidate is tried, and it is the status.
 
     Returns:
         ``(params, info)``.
@@ -179,15 +181,15 @@ def line_search(
     in_range &= check_count("max_backtracks", max_backtracks, at_least=1)
     if not isinstance(start, Evaluation):
         raise TypeError(f"start must be an Evaluation; got {type(start).__name__}")
-    _check_status("obstacle must be", obstacle)
+    _check_status("initial_status must be", initial_status)
     params, full_step, start = as_floats("params", params), as_floats("full_step", full_step), as_floats("start", start)
     check_same_shapes("full_step", full_step, "params", params)
-    obstacle = jnp.where(in_range, obstacle, UpdateStatus.OUT_OF_RANGE)
-    free = obstacle == UpdateStatus.ACCEPTED
+    initial_status = jnp.where(in_range, initial_status, UpdateStatus.OUT_OF_RANGE)
+    can_search = initial_status == UpdateStatus.ACCEPTED
 
     def unfinished(state: tuple) -> Bool[Array, ""]:
         tried, _, _, status = state
-        return free & (tried < max_backtracks) & (status != UpdateStatus.ACCEPTED)
+        return can_search & (tried < max_backtracks) & (status != UpdateStatus.ACCEPTED)
 
     def attempt(state: tuple) -> tuple:
         tried, _, _, closest = state
@@ -205,7 +207,7 @@ def line_search(
 
     initial = (jnp.int32(0), params, start, jnp.int32(UpdateStatus.NON_FINITE_CANDIDATE))
     tried, candidate, measured, status = jax.lax.while_loop(unfinished, attempt, initial)
-    status = jnp.where(free, status, obstacle).astype(jnp.int32)
+    status = jnp.where(can_search, status, initial_status).astype(jnp.int32)
     accepted = status == UpdateStatus.ACCEPTED
     params, evaluation = jax.tree.map(
         lambda new, old: jnp.where(accepted, new, old), (candidate, measured), (params, start)
@@ -217,6 +219,6 @@ def line_search(
 
 def _check_status(what: str, status: Any) -> None:
     kind = getattr(status, "dtype", type(status))
-    whole = isinstance(status, UpdateStatus) or (kind is not bool and jnp.issubdtype(kind, jnp.integer))
-    if not whole or jnp.ndim(status) != 0:  # a truth value would be taken for the status of its number
+    is_status = isinstance(status, UpdateStatus) or (kind is not bool and jnp.issubdtype(kind, jnp.integer))
+    if not is_status or jnp.ndim(status) != 0:  # True would count as the status of number 1
         raise TypeError(f"{what} an UpdateStatus, such as UpdateStatus.ACCEPTED; got {shown(status)}")

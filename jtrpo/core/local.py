@@ -15,10 +15,10 @@ from jtrpo.core.batch import (
     largest_over,
     mean_weights,
     normalize_advantages,
-    silence,
     stratified,
     sum_over,
     weighted_sum,
+    zero_invalid,
 )
 from jtrpo.core.check import as_floats, check_callable, check_count, check_number, check_same_shapes, check_static
 from jtrpo.core.distributions import Distribution, check_alike, check_distribution
@@ -30,7 +30,7 @@ from jtrpo.core.fisher import (
     per_device,
 )
 from jtrpo.core.line_search import Evaluation
-from jtrpo.core.objective import Objective, contributions, log_prob_of
+from jtrpo.core.objective import Objective, behavior_log_prob, per_sample
 
 Normalization = Callable[[Array, Array, AxisName], Array]
 """``(advantage, weight, axis_name) -> advantage``."""
@@ -74,7 +74,7 @@ class LocalPolicy(NamedTuple):
         Returns:
             ``(evaluation, gradient)``, the second shaped like ``params``.
         """
-        local_value = lambda distribution: self._here(objective, distribution)  # noqa: E731
+        local_value = lambda distribution: self._local_mean(objective, distribution)  # noqa: E731
         value, slope = jax.value_and_grad(local_value)(self.distribution)
         return self._evaluation(self.distribution, value, more, self.linear.vjp(slope))
 
@@ -86,7 +86,7 @@ class LocalPolicy(NamedTuple):
         """Measure the policy at other parameters; arguments as those of :meth:`value_and_gradient`."""
         check_same_shapes("params", params, "those that the policy was linearised at", self.params)
         new: Distribution = check_distribution(self.policy(params, self.batch.observation))
-        return self._evaluation(new, self._here(objective, new), more)[0]
+        return self._evaluation(new, self._local_mean(objective, new), more)[0]
 
     def mean(self, values: Float[Array, " B"]) -> Float[Array, ""]:
         """Weighted mean over the whole batch."""
@@ -94,7 +94,7 @@ class LocalPolicy(NamedTuple):
 
     def largest(self, values: Float[Array, " B"]) -> Float[Array, ""]:
         """Largest over the whole batch, and at least zero."""
-        return largest_over(self._largest_here(values), self.axis_name)
+        return largest_over(self._local_largest(values), self.axis_name)
 
     def fisher_operator(self) -> Callable[[PyTree], PyTree]:
         """``v -> F v`` at ``params``, see :func:`jtrpo.fisher_vector_product`."""
@@ -121,22 +121,22 @@ class LocalPolicy(NamedTuple):
     def _evaluation(
         self, new: Distribution, value: Float[Array, ""], more: dict[str, Objective], gradient: PyTree = ()
     ) -> tuple[Evaluation, PyTree]:
-        """Sum what this device's samples contribute, in one message."""
-        here = {name: self._here(objective, new) for name, objective in more.items()}
-        divergence = self._divergence(new).astype(value.dtype)
-        sums = value, weighted_sum(divergence, self.weight), weighted_sum(new.entropy(), self.weight), here, gradient
+        """Measurements and gradient over all devices, summed in one message."""
+        others = {name: self._local_mean(objective, new) for name, objective in more.items()}
+        divergence = self._kl(new).astype(value.dtype)
+        sums = value, weighted_sum(divergence, self.weight), weighted_sum(new.entropy(), self.weight), others, gradient
         value, kl, entropy, others, gradient = sum_over(sums, self.axis_name)
-        return Evaluation(value, kl, self._largest_here(divergence), entropy, others or ()), gradient
+        return Evaluation(value, kl, self._local_largest(divergence), entropy, others or ()), gradient
 
-    def _here(self, objective: Objective, distribution: Distribution) -> Float[Array, ""]:
-        return weighted_sum(contributions(objective, distribution, self.batch), self.weight)
+    def _local_mean(self, objective: Objective, distribution: Distribution) -> Float[Array, ""]:
+        return weighted_sum(per_sample(objective, distribution, self.batch), self.weight)
 
-    def _divergence(self, new: Distribution) -> Float[Array, " B"]:
+    def _kl(self, new: Distribution) -> Float[Array, " B"]:
         if self.acting is None and new is self.distribution:  # exactly zero, which a rounded KL need not be
             return per_device(jnp.zeros(self.weight.shape), self.axis_name)
         return (self.distribution if self.acting is None else self.acting).kl(new)
 
-    def _largest_here(self, values: Float[Array, " B"]) -> Float[Array, ""]:
+    def _local_largest(self, values: Float[Array, " B"]) -> Float[Array, ""]:
         return jnp.max(jnp.where(self.weight == 0, 0.0, values))
 
 
@@ -168,7 +168,7 @@ def linearize(
         TypeError: parameters that are not floating-point, or a policy that returned something that is not a distribution.
 
     Examples:
-        The natural gradient of a policy over two actions that sees nothing:
+        The natural gradient of a policy over two actions that is the same in every state:
 
         >>> policy = lambda params, observation: jtrpo.Categorical(observation @ params)
         >>> batch = jtrpo.Batch(jnp.ones((2, 1)), action=jnp.array([0, 1]), advantage=jnp.array([1.0, -1.0]))
@@ -188,8 +188,8 @@ def linearize(
     check_count("sequence_length", sequence_length, at_least=1)
     if size % sequence_length:
         raise ValueError(f"sequence_length must divide the batch of {size} samples; got {sequence_length}")
-    observation = silence(batch.observation, batch.weight, keep_finite=sequence_length > 1)
-    entries = silence(batch._replace(observation=(), weight=None), batch.weight)
+    observation = zero_invalid(batch.observation, batch.weight, keep_finite=sequence_length > 1)
+    entries = zero_invalid(batch._replace(observation=(), weight=None), batch.weight)
     batch = entries._replace(observation=observation, weight=batch.weight)
     linear = linearize_policy(policy, params, observation, axis_name)
     acted = linear.distribution if acting is None else check_distribution(acting, "acting must be")
@@ -201,7 +201,7 @@ def linearize(
             )
     check_alike("acting", acted, "policy(params, observation)", linear.distribution)
     mean = mean_weights(batch.weight, size, axis_name)
-    log_prob = log_prob_of(acted, batch)
+    log_prob = behavior_log_prob(acted, batch)
     # A stored log_prob of +inf would pass as a ratio of zero.
     batch = batch._replace(log_prob=jnp.where(jnp.isfinite(log_prob), log_prob, jnp.nan))
     if normalize is not None:

@@ -72,8 +72,8 @@ def full_step(direction: PyTree, curvature: Float[Array, ""], max_kl: float | Fl
     return jax.tree.map(lambda x: (scale * x).astype(x.dtype), direction)
 
 
-def obstacle(start: Evaluation, gradient: PyTree, curvature: Float[Array, ""], step: PyTree) -> Int[Array, ""]:
-    """Why no step can be tried, as an :class:`UpdateStatus`; ``ACCEPTED`` where nothing stands against it."""
+def initial_status(start: Evaluation, gradient: PyTree, curvature: Float[Array, ""], step: PyTree) -> Int[Array, ""]:
+    """An :class:`UpdateStatus`: ``ACCEPTED`` where the step can be tried, or the reason why not."""
     gradient_squared, step_squared = tree_dot(gradient, gradient), tree_dot(step, step)
     return jnp.select(
         [

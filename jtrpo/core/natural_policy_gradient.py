@@ -9,7 +9,7 @@ from jtrpo.core.conjugate_gradient import conjugate_gradient
 from jtrpo.core.fisher import Policy
 from jtrpo.core.line_search import is_finite, line_search
 from jtrpo.core.local import linearize
-from jtrpo.core.natural_gradient import full_step, natural_gradient, obstacle
+from jtrpo.core.natural_gradient import full_step, initial_status, natural_gradient
 from jtrpo.core.objective import likelihood_ratio
 from jtrpo.core.trpo import TRPOInfo, summarize
 
@@ -45,6 +45,8 @@ def natural_policy_gradient_update(
     direction, cg = natural_gradient(local, gradient, damping=cg_damping, solver=solver)
     step = full_step(direction, cg.curvature, max_kl)
     measure = partial(local.measure, objective=likelihood_ratio)
-    why_not = obstacle(start, gradient, cg.curvature, step)
-    params, taken = line_search(measure, params, step, start, accept=is_finite, max_backtracks=1, obstacle=why_not)
-    return params, summarize(start, gradient, direction, cg, step, taken, damping=cg_damping, axis_name=axis_name)
+    status = initial_status(start, gradient, cg.curvature, step)
+    params, search = line_search(
+        measure, params, step, start, accept=is_finite, max_backtracks=1, initial_status=status
+    )
+    return params, summarize(start, gradient, direction, cg, step, search, damping=cg_damping, axis_name=axis_name)

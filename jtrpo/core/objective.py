@@ -121,17 +121,15 @@ def with_entropy(objective: Objective, coefficient: float | Float[Array, ""]) ->
         >>> print(f"{objective(coin, None)[0]:.4f}")  # 1 + 0.1 log 2
         1.0693
     """
-    return lambda distribution, batch: (
-        contributions(objective, distribution, batch) + coefficient * distribution.entropy()
-    )
+    return lambda distribution, batch: per_sample(objective, distribution, batch) + coefficient * distribution.entropy()
 
 
-def contributions(objective: Objective, distribution: Distribution, batch: Batch) -> Float[Array, " B"]:
-    """What an objective says of each sample.
+def per_sample(objective: Objective, distribution: Distribution, batch: Batch) -> Float[Array, " B"]:
+    """The values of an objective, checked to be one for each sample.
 
     Raises:
         TypeError: it is not a function.
-        ValueError: it does not say one number of each.
+        ValueError: it does not return ``[B]``.
     """
     check_callable("objective", objective, "(distribution, batch) -> [B]")
     values, wanted = objective(distribution, batch), distribution.entropy().shape
@@ -152,8 +150,8 @@ def normalized_by(normalize: Callable[..., Array]) -> Callable[[Objective], Obje
     return decorate
 
 
-def log_prob_of(distribution: Distribution, batch: Batch) -> Float[Array, "B ..."]:
-    """Log-probabilities of the batch's actions, in nats: those stored, or where there are none ``distribution``'s."""
+def behavior_log_prob(distribution: Distribution, batch: Batch) -> Float[Array, "B ..."]:
+    """Log-probabilities of the batch's actions, in nats: those stored, or ``distribution``'s where none are."""
     if batch.log_prob is not None:
         return batch.log_prob
     return (

@@ -16,7 +16,7 @@ _TOTAL = sum(_WEIGHTS)
 class TanhGaussian(NamedTuple):
     """Distribution of tanh(u), u ~ N(mean, exp(log_std)^2), on (-1, 1)^D. Its actions are the values u before the squashing.
 
-    Near the bounds tanh(u) is rounded to one, and u cannot be had back from it; so u is what is sampled, stored and given to
+    Near the bounds tanh(u) is rounded to one, and u cannot be recovered from it; so u is what is sampled, stored and given to
     ``log_prob``, and ``jnp.tanh(u)`` is what an environment is given. Densities are those of tanh(u).
 
     Attributes:

@@ -17,7 +17,7 @@ from jtrpo.core.fisher import Policy
 from jtrpo.core.largest_kl import improves_within_largest, largest_curvature
 from jtrpo.core.line_search import Evaluation, LineSearchInfo, UpdateStatus, improves_within, is_finite, line_search
 from jtrpo.core.local import linearize
-from jtrpo.core.natural_gradient import full_step, natural_gradient, obstacle
+from jtrpo.core.natural_gradient import full_step, initial_status, natural_gradient
 from jtrpo.core.objective import Objective, likelihood_ratio, with_entropy
 
 
@@ -126,7 +126,7 @@ def trpo_update(
             distribution.
 
     Examples:
-        A policy over two actions that sees nothing; the first action was the better one:
+        A policy over two actions that is the same in every state; the first action was the better one:
 
         >>> policy = lambda params, observation: jtrpo.Categorical(observation @ params)
         >>> batch = jtrpo.Batch(jnp.ones((2, 1)), action=jnp.array([0, 1]), advantage=jnp.array([1.0, -1.0]))
@@ -166,19 +166,19 @@ def trpo_update(
     objective = with_entropy(objective, entropy_coefficient)
     start, gradient = local.value_and_gradient(objective)
 
-    some = local.subset(fisher_fraction)
-    precondition: Any = diagonal_preconditioner(some, cg_damping) if preconditioner == "diagonal" else preconditioner
+    subset = local.subset(fisher_fraction)
+    precondition: Any = diagonal_preconditioner(subset, cg_damping) if preconditioner == "diagonal" else preconditioner
     solver = partial(
         conjugate_gradient, max_iterations=cg_iterations, tolerance=cg_tolerance, preconditioner=precondition
     )
-    direction, cg = natural_gradient(some, gradient, damping=cg_damping, solver=solver)
+    direction, cg = natural_gradient(subset, gradient, damping=cg_damping, solver=solver)
 
-    curvature, accept, tries = cg.curvature, improves_within(max_kl), max_backtracks
+    curvature, accept = cg.curvature, improves_within(max_kl)
     if constraint == "kl_max":
-        curvature = largest_curvature(some, direction, cg_damping)
+        curvature = largest_curvature(subset, direction, cg_damping)
         accept = improves_within_largest(max_kl, axis_name)
     if constraint == "none":
-        accept, tries = is_finite, 1
+        accept, max_backtracks = is_finite, 1
     step = full_step(direction, curvature, max_kl)
     params, search = line_search(
         lambda candidate: local.measure(candidate, objective),
@@ -187,9 +187,9 @@ def trpo_update(
         start,
         accept=accept,
         backtrack_factor=backtrack_factor,
-        max_backtracks=tries,
-        obstacle=jnp.where(
-            reduce(and_, in_range), obstacle(start, gradient, curvature, step), UpdateStatus.OUT_OF_RANGE
+        max_backtracks=max_backtracks,
+        initial_status=jnp.where(
+            reduce(and_, in_range), initial_status(start, gradient, curvature, step), UpdateStatus.OUT_OF_RANGE
         ),
     )
     return params, summarize(start, gradient, direction, cg, step, search, damping=cg_damping, axis_name=axis_name)
@@ -207,14 +207,14 @@ def summarize(
     axis_name: AxisName = None,
 ) -> TRPOInfo:
     """What the stages of an update reported, as one record."""
-    taken, fraction = search.evaluation, search.fraction
+    end, fraction = search.evaluation, search.fraction
     return TRPOInfo(
         objective_before=start.objective,
-        objective_after=taken.objective,
+        objective_after=end.objective,
         predicted_improvement=jnp.where(fraction > 0, fraction * tree_dot(gradient, step), 0.0),
-        kl=taken.kl,
-        kl_max=largest_over(taken.kl_max, axis_name),
-        entropy=taken.entropy,
+        kl=end.kl,
+        kl_max=largest_over(end.kl_max, axis_name),
+        entropy=end.entropy,
         gradient_norm=jnp.sqrt(tree_dot(gradient, gradient)),
         cg_residual=jnp.asarray(cg.relative_residual),
         cg_iterations=jnp.asarray(cg.iterations),

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from gymnasium import spaces
 
-from jtrpo.core.check import check_choice, check_count, check_number, check_static, plain, shown
+from jtrpo.core.check import check_choice, check_count, check_number, check_static, shown, to_python
 from jtrpo.envs.gymnasium import HostEnvironment
 from jtrpo.envs.protocol import Environment
 from jtrpo.envs.resolve import can_wait, resolve
@@ -131,7 +131,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, plain(getattr(self, field.name)))
+            object.__setattr__(self, field.name, to_python(getattr(self, field.name)))
         for name in (
             "total_timesteps", "num_envs", "num_steps", "reuse", "cg_iterations", "max_backtracks", "critic_epochs",
             "critic_minibatches", "gsde_interval", "vine_states", "vine_length",

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
-from jtrpo.core.batch import AxisName, keys_by_place, mean_weights, sum_over, weighted_sum
+from jtrpo.core.batch import AxisName, mean_weights, per_sample_keys, sum_over, weighted_sum
 from jtrpo.core.fisher import per_device
 from jtrpo.training.report import undefined
 
@@ -89,7 +89,7 @@ def fit_critic(
     data = (observation, target, mean_weights(weight, target.shape[0], axis_name))
     if minibatches > 1:
         hands = target.shape[0] // (sequence_length * minibatches)
-        lot = jax.vmap(lambda key: jax.random.randint(key, (), 0, minibatches))(keys_by_place(key, hands, axis_name))
+        lot = jax.vmap(lambda key: jax.random.randint(key, (), 0, minibatches))(per_sample_keys(key, hands, axis_name))
         dealt = (lot[None] + jnp.arange(minibatches)[:, None]) % minibatches + minibatches * jnp.arange(hands)[None]
         order = (dealt[..., None] * sequence_length + jnp.arange(sequence_length)[None, None]).reshape(-1)
         data = jax.tree.map(lambda x: jnp.take(x, order, axis=0), data)

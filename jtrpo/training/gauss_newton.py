@@ -105,7 +105,7 @@ def fit_gauss_newton(
             start,
             accept=improves_within(max_change),
             backtrack_factor=0.5,
-            obstacle=jnp.where(cg.curvature > 0, UpdateStatus.ACCEPTED, UpdateStatus.BAD_CURVATURE),
+            initial_status=jnp.where(cg.curvature > 0, UpdateStatus.ACCEPTED, UpdateStatus.BAD_CURVATURE),
         )
         return params, -search.evaluation.objective
 

@@ -81,7 +81,7 @@ def test_mean_weights_sum_to_one_over_a_mapped_axis():
     np.testing.assert_allclose(over_both, weight / 8, rtol=1e-6)
 
 
-def test_weighted_sum_silences_a_nan_of_weight_zero_only():
+def test_weighted_sum_leaves_out_a_nan_of_weight_zero_only():
     x = jnp.array([1.0, jnp.nan, 3.0])
     np.testing.assert_allclose(weighted_sum(x, jnp.array([0.5, 0.0, 0.5])), 2.0)
     assert jnp.isnan(weighted_sum(x, jnp.array([0.5, 0.1, 0.4])))

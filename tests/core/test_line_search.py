@@ -124,8 +124,8 @@ def test_a_candidate_that_is_not_finite_is_passed_over():
     assert info.status == UpdateStatus.ACCEPTED
 
 
-def test_an_obstacle_is_the_reason_why_nothing_is_tried():
-    params, info = search(better, lambda t: 0 * t, obstacle=UpdateStatus.BAD_CURVATURE)
+def test_an_initial_status_is_the_reason_why_nothing_is_tried():
+    params, info = search(better, lambda t: 0 * t, initial_status=UpdateStatus.BAD_CURVATURE)
     assert params["x"] == 1
     assert (info.backtracks, info.fraction) == (0, 0)
     assert info.status == UpdateStatus.BAD_CURVATURE
