@@ -19,6 +19,7 @@ from jtrpo.core.objective import likelihood_ratio, mean_kl, surrogate, with_entr
 from jtrpo.core.squashed import TanhGaussian  # noqa: E402
 from jtrpo.core.trpo import TRPOInfo, trpo_update  # noqa: E402
 from jtrpo.envs.protocol import Environment, EnvStep  # noqa: E402
+from jtrpo.networks.network import Network  # noqa: E402
 from jtrpo.tools.policy import load_policy  # noqa: E402
 from jtrpo.training.agent import Agent, make_agent  # noqa: E402
 from jtrpo.training.config import TrainConfig  # noqa: E402
@@ -46,6 +47,7 @@ __all__ = [
     "LocalPolicy",
     "Metrics",
     "MultiCategorical",
+    "Network",
     "Product",
     "StateDependentNoise",
     "TRPOInfo",

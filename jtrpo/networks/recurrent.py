@@ -32,6 +32,16 @@ class Sequences:
     length: int = field(default=1, metadata={"static": True})
 
 
+def by_time(x: Array, length: int) -> Array:
+    """``[B, ...] -> [length, N, ...]``: step by step, all sequences side by side."""
+    return jnp.swapaxes(jnp.reshape(x, (-1, length, *x.shape[1:])), 0, 1)
+
+
+def flatten_sequences(x: Array) -> Array:
+    """``[length, N, ...] -> [B, ...]``: back from :func:`by_time`."""
+    return jax.lax.collapse(jnp.swapaxes(x, 0, 1), 0, 2)
+
+
 class Memory(nn.Module):
     """A recurrent layer, run along each sequence and cleared at the start of each episode.
 
@@ -46,12 +56,12 @@ class Memory(nn.Module):
     @nn.compact
     def __call__(self, features: Float[Array, "B F"], seen: Sequences) -> tuple[Float[Array, "B H"], PyTree]:
         """Return the output and the carry after each step."""
-        by_time = lambda x: jnp.swapaxes(jnp.reshape(x, (-1, seen.length, *x.shape[1:])), 0, 1)  # noqa: E731
-        flat = lambda x: jax.lax.collapse(jnp.swapaxes(x, 0, 1), 0, 2)  # noqa: E731
-        carry = jax.tree.map(lambda x: by_time(x)[0], seen.carry)
+        carry = jax.tree.map(lambda x: by_time(x, seen.length)[0], seen.carry)
         scan = nn.scan(_Step, variable_broadcast="params", split_rngs={"params": False})
-        _, outputs = scan(self.cell, self.size)(carry, (by_time(features), by_time(seen.start)))
-        return jax.tree.map(flat, outputs)
+        _, outputs = scan(self.cell, self.size)(
+            carry, (by_time(features, seen.length), by_time(seen.start, seen.length))
+        )
+        return jax.tree.map(flatten_sequences, outputs)
 
 
 class _Step(nn.Module):

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +14,15 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from jtrpo.core.distributions import Distribution
 from jtrpo.networks.actor_critic import CriticNetwork, Encoder, PolicyNetwork
 from jtrpo.networks.heads import Head
+from jtrpo.networks.network import SequenceNetwork, no_memory, over_sequences
 from jtrpo.networks.recurrent import Sequences, empty_carry
 from jtrpo.networks.torso import ACTIVATIONS, numeric
 from jtrpo.training.config import TrainConfig, check_config
+from jtrpo.training.custom import check_critic, check_policy
 from jtrpo.training.keys import one_key
 from jtrpo.training.normalization import RunningStatistics, normalize, rescale
 from jtrpo.training.rollout import Trajectory, flatten, reset_memory
+from jtrpo.training.spaces import part_of, seen_parts
 
 
 class Learned(Protocol):
@@ -47,22 +50,6 @@ class Memories(NamedTuple):
     critic: PyTree
 
 
-class Network(NamedTuple):
-    """A policy or a critic, as pure functions of its parameters.
-
-    Its input is a batch of observations, ``[B, ...]`` each; with a memory, :class:`jtrpo.networks.recurrent.Sequences` of them.
-
-    Attributes:
-        init: ``(key, input) -> params``.
-        apply: ``(params, input) -> (output, memory after each step)``: a distribution or values, ``[B]``; memory ``()`` without.
-        empty_memory: ``(batch) -> memory`` before an episode's first step; ``()`` without.
-    """
-
-    init: Callable[[PRNGKeyArray, PyTree], PyTree]
-    apply: Callable[[PyTree, PyTree], tuple[Any, PyTree]]
-    empty_memory: Callable[[int], PyTree]
-
-
 @dataclass(frozen=True, eq=False)
 class Agent:
     """A policy and a critic for raw observations, as functions of a training state.
@@ -77,26 +64,30 @@ class Agent:
             observation, and does not shape them: its fit would leave the trust region. ``None``: the critic has its own.
         normalized: whether to centre and scale each part of an observation; ``None``: none.
         rescale_values: whether the critic's output is in units of its targets' spread.
+        policy_observation: names of the parts of an observation that the policy sees; ``None``: all.
+        critic_observation: names of those that the critic sees; ``None``: all.
     """
 
-    policy_module: Network
-    critic_module: Network
-    features: Callable[[PyTree, PyTree], tuple[Array, PyTree]] | None
-    normalized: PyTree | None
-    rescale_values: bool
+    policy_module: SequenceNetwork
+    critic_module: SequenceNetwork
+    features: Callable[[PyTree, PyTree], tuple[Array, PyTree]] | None = None
+    normalized: PyTree | None = None
+    rescale_values: bool = False
+    policy_observation: tuple[str, ...] | None = None
+    critic_observation: tuple[str, ...] | None = None
 
     @property
     def has_memory(self) -> bool:
-        """Whether the policy carries something from step to step."""
-        return bool(jax.tree.leaves(self.policy_module.empty_memory(1)))
+        """Whether the policy or the critic carries something from step to step."""
+        return self.policy_module.has_memory or self.critic_module.has_memory
 
     def init_policy(self, key: PRNGKeyArray, observation: PyTree) -> PyTree:
         """Policy parameters, from one observation."""
-        return self.policy_module.init(one_key(key), self._one_step(observation))
+        return self.policy_module.init(one_key(key), self._first_step(self.policy_module, self._policys(observation)))
 
     def init_critic(self, key: PRNGKeyArray, observation: PyTree) -> PyTree:
         """Critic parameters, from one observation."""
-        return self.critic_module.init(one_key(key), self._one_step(observation))
+        return self.critic_module.init(one_key(key), self._first_step(self.critic_module, self._critics(observation)))
 
     def empty_memory(self, batch: int) -> Memories:
         """Memory before the first step of an episode."""
@@ -117,7 +108,7 @@ class Agent:
         Memory comes from ``empty_memory``; ``None`` begins an episode.
         """
         memory = self._memory(memory, observation)
-        seen = self._next_step(self.normalize(state, observation), memory.policy)
+        seen = next_step(self.policy_module, self._policys(self.normalize(state, observation)), memory.policy)
         distribution, after = self.policy_module.apply(state.policy_params, seen)
         return distribution, memory._replace(policy=after)
 
@@ -129,8 +120,7 @@ class Agent:
         The memory is the one that ``policy`` was given, not the one that it returned.
         """
         memory = self._memory(memory, observation)
-        seen = self._next_step(self.normalize(state, observation), self._critics(memory))
-        value, after = self._predict(state, seen)
+        value, after = self._next_value(state, self.normalize(state, observation), self._value_memory(memory))
         return value, memory if self.features is not None else memory._replace(critic=after)
 
     def policy_and_critic(self, state: Learned, observation: PyTree, memory: Memories) -> tuple[Distribution, Memories]:
@@ -140,10 +130,10 @@ class Agent:
 
     def values(self, state: Learned, trajectory: Trajectory) -> tuple[Float[Array, "T N"], Float[Array, "T N"], PyTree]:
         """Values of the observations and of what really followed them, and the critic's memory after the last step."""
-        current, carry = self._predict(state, self._sequences(state, trajectory, self._critics(trajectory.memory)))
+        current, carry = self._predict(state, self._value_input(state, trajectory))
         # The next value of each step goes on from the memory after it.
         following = flatten(self.normalize(state, trajectory.final_observation))
-        next_value, _ = self._predict(state, self._next_step(following, carry))
+        next_value, _ = self._next_value(state, following, carry)
         num_envs = trajectory.reward.shape[1]
         unflatten = lambda x: jnp.reshape(x, (num_envs, -1)).T  # noqa: E731
         last: PyTree = ()
@@ -166,16 +156,40 @@ class Agent:
 
     def policy_input(self, state: Learned, trajectory: Trajectory) -> PyTree:
         """What ``policy_network`` sees of a collection: a pytree with leading axis ``B``."""
-        return self._sequences(state, trajectory, trajectory.memory.policy)
+        seen = self._policys(self.normalize(state, trajectory.observation))
+        return sequences(self.policy_module, seen, trajectory, trajectory.memory.policy)
 
     def critic_input(self, state: Learned, trajectory: Trajectory) -> PyTree:
         """What ``critic_network`` sees of a collection: a pytree with leading axis ``B``."""
-        seen = self._sequences(state, trajectory, self._critics(trajectory.memory))
+        seen = self._value_input(state, trajectory)
         return seen if self.features is None else self.features(state.policy_params, seen)[0]
 
-    def _critics(self, memory: Memories) -> PyTree:
+    def _policys(self, observation: PyTree) -> PyTree:
+        """The part of an observation that the policy sees."""
+        names = self.policy_observation
+        return observation if names is None else {name: observation[name] for name in names}
+
+    def _critics(self, observation: PyTree) -> PyTree:
+        """The part of an observation that the critic sees."""
+        names = self.critic_observation
+        return observation if names is None else {name: observation[name] for name in names}
+
+    def _value_memory(self, memory: Memories) -> PyTree:
         """The part of a memory that values go on from."""
         return memory.critic if self.features is None else memory.policy
+
+    def _value_input(self, state: Learned, trajectory: Trajectory) -> PyTree:
+        """What values are computed from: the critic's part of a collection, or the policy's where its features are."""
+        if self.features is not None:
+            return self.policy_input(state, trajectory)
+        seen = self._critics(self.normalize(state, trajectory.observation))
+        return sequences(self.critic_module, seen, trajectory, trajectory.memory.critic)
+
+    def _next_value(self, state: Learned, observation: PyTree, carry: PyTree) -> tuple[Float[Array, " B"], PyTree]:
+        """Value of a normalised observation, one step after ``carry``."""
+        if self.features is not None:
+            return self._predict(state, next_step(self.policy_module, self._policys(observation), carry))
+        return self._predict(state, next_step(self.critic_module, self._critics(observation), carry))
 
     def _predict(self, state: Learned, seen: PyTree) -> tuple[Float[Array, " B"], PyTree]:
         """Value of an input, and the memory that values go on from."""
@@ -189,25 +203,25 @@ class Agent:
     def _memory(self, memory: Memories | None, observation: PyTree) -> Memories:
         return self.empty_memory(jax.tree.leaves(observation)[0].shape[0]) if memory is None else memory
 
-    def _one_step(self, observation: PyTree) -> PyTree:
-        batch = jax.tree.map(lambda x: jnp.asarray(x)[None], observation)
-        return self._next_step(batch, self.policy_module.empty_memory(1))
+    def _first_step(self, network: SequenceNetwork, observation: PyTree) -> PyTree:
+        return next_step(network, jax.tree.map(lambda x: jnp.asarray(x)[None], observation), network.empty_memory(1))
 
-    def _next_step(self, observation: PyTree, carry: PyTree) -> PyTree:
-        """Input of one step in the middle of an episode, or at its start with an empty memory."""
-        if not self.has_memory:
-            return observation
-        return Sequences(observation, jnp.zeros(jax.tree.leaves(observation)[0].shape[:1], bool), carry)
 
-    def _sequences(self, state: Learned, trajectory: Trajectory, carry: PyTree) -> PyTree:
-        """Input of a whole collection; ``carry`` is the memory before its first step."""
-        observation = flatten(self.normalize(state, trajectory.observation))
-        if not self.has_memory:
-            return observation
-        start = jnp.concatenate([jnp.zeros_like(trajectory.done[:1]), trajectory.done[:-1]])
-        length = start.shape[0]
-        repeated = jax.tree.map(lambda x: jnp.repeat(x, length, axis=0), carry)
-        return Sequences(observation, flatten(start), repeated, length)
+def next_step(network: SequenceNetwork, observation: PyTree, carry: PyTree) -> PyTree:
+    """Input of one step in the middle of an episode, or at its start with an empty memory."""
+    if not network.has_memory:
+        return observation
+    return Sequences(observation, jnp.zeros(jax.tree.leaves(observation)[0].shape[:1], bool), carry)
+
+
+def sequences(network: SequenceNetwork, observation: PyTree, trajectory: Trajectory, carry: PyTree) -> PyTree:
+    """Input of a whole collection; ``carry`` is the memory before its first step."""
+    if not network.has_memory:
+        return flatten(observation)
+    start = jnp.concatenate([jnp.zeros_like(trajectory.done[:1]), trajectory.done[:-1]])
+    length = start.shape[0]
+    repeated = jax.tree.map(lambda x: jnp.repeat(x, length, axis=0), carry)
+    return Sequences(flatten(observation), flatten(start), repeated, length)
 
 
 def make_agent(config: TrainConfig) -> Agent:
@@ -226,34 +240,56 @@ def make_agent(config: TrainConfig) -> Agent:
         ('Categorical', (2,))
     """
     check_config(config)
-    space = config.environment.observation_space
-    encoder = partial(Encoder, hidden_sizes=config.hidden_sizes, activation=ACTIVATIONS[config.activation])
+    policy = over_sequences(config.policy_network) if config.policy_network is not None else _built_in_policy(config)
+    critic = over_sequences(config.critic_network) if config.critic_network is not None else _built_in_critic(config)
+    observation_space = config.environment.observation_space
+    agent = Agent(
+        policy_module=policy,
+        critic_module=critic,
+        features=_policy_features(config) if config.shared_torso else None,
+        normalized=numeric(observation_space) if config.normalize_observations else None,
+        rescale_values=config.normalize_values,
+        policy_observation=seen_parts(observation_space, config.policy_observation, masked=True),
+        critic_observation=seen_parts(observation_space, config.critic_observation),
+    )
+    if config.policy_network is not None:
+        check_policy(agent, config)
+    if config.critic_network is not None:
+        check_critic(agent, config)
+    return agent
+
+
+def _policy_module(config: TrainConfig) -> PolicyNetwork:
+    space = part_of(config.environment.observation_space, config.policy_observation, masked=True)
     head = Head(config.environment.action_space, config.box_distribution, config.initial_log_std)
-    policy = PolicyNetwork(encoder(space, memory=config.memory), head)
+    return PolicyNetwork(_encoder(config, space, config.memory), head)
 
-    def empty_memory(batch: int) -> PyTree:
-        return () if config.memory is None else empty_carry(config.memory, config.hidden_sizes[-1], batch)
 
-    def nothing(batch: int) -> PyTree:
-        return ()
+def _encoder(config: TrainConfig, space: spaces.Space, memory: str | None) -> Encoder:
+    return Encoder(space, config.hidden_sizes, ACTIVATIONS[config.activation], memory)
 
-    features = None
+
+def _empty_memory(config: TrainConfig, batch: int) -> PyTree:
+    return () if config.memory is None else empty_carry(config.memory, config.hidden_sizes[-1], batch)
+
+
+def _built_in_policy(config: TrainConfig) -> SequenceNetwork:
+    module = _policy_module(config)
+    apply = partial(module.apply, method="distribution_and_carry")
+    return SequenceNetwork(module.init, apply, partial(_empty_memory, config))
+
+
+def _policy_features(config: TrainConfig) -> Callable[[PyTree, PyTree], tuple[Array, PyTree]]:
+    return partial(_policy_module(config).apply, method="features_and_carry")
+
+
+def _built_in_critic(config: TrainConfig) -> SequenceNetwork:
     if config.shared_torso:
         width = config.hidden_sizes[-1]
-        critic = CriticNetwork(encoder(spaces.Box(-np.inf, np.inf, (width,))))
-        features = partial(policy.apply, method="features_and_carry")
-        critic_module = Network(
-            lambda key, seen: critic.init(key, jnp.zeros((1, width))),
-            partial(critic.apply, method="value_and_carry"),
-            nothing,
-        )
-    else:
-        critic = CriticNetwork(encoder(space, memory=config.memory))
-        critic_module = Network(critic.init, partial(critic.apply, method="value_and_carry"), empty_memory)
-    return Agent(
-        policy_module=Network(policy.init, partial(policy.apply, method="distribution_and_carry"), empty_memory),
-        critic_module=critic_module,
-        features=features,
-        normalized=numeric(space) if config.normalize_observations else None,
-        rescale_values=config.normalize_values,
-    )
+        critic = CriticNetwork(_encoder(config, spaces.Box(-np.inf, np.inf, (width,)), None))
+        init = lambda key, seen: critic.init(key, jnp.zeros((1, width)))  # noqa: E731
+        return SequenceNetwork(init, partial(critic.apply, method="value_and_carry"), no_memory)
+    space = part_of(config.environment.observation_space, config.critic_observation)
+    module = CriticNetwork(_encoder(config, space, config.memory))
+    apply = partial(module.apply, method="value_and_carry")
+    return SequenceNetwork(module.init, apply, partial(_empty_memory, config))

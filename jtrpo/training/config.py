@@ -1,25 +1,30 @@
 """Static settings of a training: whatever changes shapes or code paths."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
 import jax
 from gymnasium import spaces
 
+from jtrpo.core.advantage import gae
+from jtrpo.core.batch import Batch
 from jtrpo.core.check import check_choice, check_count, check_number, check_static, shown, to_python
+from jtrpo.core.objective import Objective
 from jtrpo.envs.gymnasium import HostEnvironment
 from jtrpo.envs.protocol import Environment
 from jtrpo.envs.resolve import can_wait, resolve
 from jtrpo.networks.heads import BOX_DISTRIBUTIONS
+from jtrpo.networks.network import Network
 from jtrpo.networks.recurrent import CELLS
 from jtrpo.networks.torso import ACTION_MASK, ACTIVATIONS
 from jtrpo.training.critic import check_minibatches
+from jtrpo.training.custom import check_own_functions
 from jtrpo.training.host.check import check_host
 from jtrpo.training.mesh import check_mesh
 from jtrpo.training.schedule import Schedule, check_schedules
-from jtrpo.training.spaces import check_hidden_sizes, check_spaces
+from jtrpo.training.spaces import check_hidden_sizes, check_seen, check_spaces
 from jtrpo.training.vine import check_vine
 
 CHOICES: dict[str, tuple[str | None, ...]] = {
@@ -59,6 +64,11 @@ class TrainConfig:
         activation: ``"tanh"``, ``"relu"``, ``"elu"``, ``"gelu"`` or ``"silu"``.
         memory: recurrent layer after the hidden ones, of the last one's width: ``None``, ``"gru"`` or ``"lstm"``.
         shared_torso: the critic reads the policy's features (and does not shape them) instead of having its own.
+        policy_network: a policy of your own, a :class:`jtrpo.Network`, in place of the built-in one. Over a Box it gives a
+            distribution of the kind that ``box_distribution`` names, in the same units.
+        critic_network: a critic of your own, likewise.
+        policy_observation: names of the parts of a dictionary observation that the policy sees; ``None``: all.
+        critic_observation: names of those that the critic sees; ``None``: all.
         box_distribution: policy over a Box: ``"gaussian"``, ``"state_dependent_gaussian"`` (log_std depends on the state),
             ``"tanh_gaussian"`` (squashed into the bounds) or ``"gsde"`` (state-dependent exploration).
         initial_log_std: of the Gaussian at the start; bounded actions are in units of half their range.
@@ -68,6 +78,12 @@ class TrainConfig:
         scale_rewards: divide rewards by the running standard deviation of the discounted return, this collection's included.
         normalize_advantages: centre and scale the advantages of each batch.
         normalize_values: fit the critic to targets centred and scaled by their running statistics.
+        advantage_estimator: a function in place of :func:`jtrpo.gae`, with its arguments and results. With ``reuse`` above 1 it
+            also gets ``ratio=``, as ``gae`` does.
+        objective: a function ``(distribution, batch) -> [B]`` whose mean the policy raises, in place of
+            :func:`jtrpo.likelihood_ratio`; ``None``: that, or that of ``sampling``.
+        on_batch: a function ``(batch, state) -> batch`` of the :class:`jtrpo.Batch` that the policy is about to learn from and
+            of the :class:`jtrpo.TrainState`; on a mesh, of each device's share. ``None``: none.
         cg_iterations: most Fisher-vector products per update.
         max_backtracks: most line-search candidates per update.
         fisher_fraction: share of the batch on which Fisher products are taken, in (0, 1].
@@ -109,6 +125,10 @@ class TrainConfig:
     activation: str = "tanh"
     memory: str | None = None
     shared_torso: bool = False
+    policy_network: Network | None = dataclasses.field(default=None, metadata={"cli": False})
+    critic_network: Network | None = dataclasses.field(default=None, metadata={"cli": False})
+    policy_observation: tuple[str, ...] | None = None
+    critic_observation: tuple[str, ...] | None = None
     box_distribution: str = "gaussian"
     initial_log_std: float = 0.0
     gsde_interval: int = 4
@@ -116,6 +136,9 @@ class TrainConfig:
     scale_rewards: bool = True
     normalize_advantages: bool = True
     normalize_values: bool = False
+    advantage_estimator: Callable[..., Any] = dataclasses.field(default=gae, metadata={"cli": False})
+    objective: Objective | None = dataclasses.field(default=None, metadata={"cli": False})
+    on_batch: Callable[[Batch, Any], Batch] | None = dataclasses.field(default=None, metadata={"cli": False})
     cg_iterations: int = 10
     max_backtracks: int = 10
     fisher_fraction: float = 1.0
@@ -152,14 +175,18 @@ class TrainConfig:
             check_number(name, getattr(self, name), scalar=True, **bounds)
             object.__setattr__(self, name, float(getattr(self, name)))
         check_hidden_sizes(self.hidden_sizes, self.memory, self.shared_torso, self.box_distribution)
+        check_own_functions(self)
         check_schedules(self.anneal, self.schedules, self.num_updates)
         devices = check_mesh(self.mesh, self.num_envs, self.sampling)
         if self.critic == "adam":
-            check_minibatches(self.critic_minibatches, self.num_envs, self.num_steps, self.memory, devices)
+            check_minibatches(self.critic_minibatches, self.num_envs, self.num_steps, self.has_memory, devices)
         # An environment of gymnax starts JAX, before which jax.distributed.initialize must come: where it cannot fail, it waits.
-        if not can_wait(self.env) or self.squash or self.sampling == "vine":
+        parts = self.policy_observation is not None or self.critic_observation is not None
+        if not can_wait(self.env) or self.squash or self.sampling == "vine" or parts:
             check_spaces(self.environment.observation_space, self.environment.action_space, self.squash)
-            check_host(self.environment, self.num_envs, self.mesh, self.sampling, self.memory)
+            check_seen("policy_observation", self.policy_observation, self.environment.observation_space)
+            check_seen("critic_observation", self.critic_observation, self.environment.observation_space)
+            check_host(self.environment, self.num_envs, self.mesh, self.sampling, self.has_memory)
         if self.sampling == "vine":
             check_vine(self)
 
@@ -181,6 +208,13 @@ class TrainConfig:
     def noise_interval(self) -> int:
         """Steps for which a policy holds the key that samples its actions; more than one only with ``"gsde"``."""
         return self.gsde_interval if self.box_distribution == "gsde" else 1
+
+    @property
+    def has_memory(self) -> bool:
+        """Whether the policy or the critic carries something from step to step."""
+        own = [self.policy_network, self.critic_network]
+        built_in = self.memory is not None and None in own
+        return built_in or any(each is not None and each.empty_memory is not None for each in own)
 
     @property
     def trunk_size(self) -> int:

@@ -120,16 +120,16 @@ def explained_variance(
     return jnp.where(variance > 0, 1.0 - residual / jnp.where(variance > 0, variance, 1.0), undefined())
 
 
-def check_minibatches(minibatches: int, num_envs: int, num_steps: int, memory: str | None, devices: int = 1) -> None:
+def check_minibatches(minibatches: int, num_envs: int, num_steps: int, has_memory: bool, devices: int = 1) -> None:
     """Raise unless Adam's minibatches divide the batch: its sequences where there is a memory, and each device's share.
 
     Raises:
         ValueError: they do not.
     """
     size = num_envs * num_steps
-    if memory is not None and num_envs % minibatches:
+    if has_memory and num_envs % minibatches:
         raise ValueError(
-            f"critic_minibatches must divide num_envs = {num_envs} with memory={memory!r}, since sequences stay whole; got "
+            f"critic_minibatches must divide num_envs = {num_envs} where networks have a memory, since sequences stay whole; got "
             f"{minibatches}"
         )
     if size % minibatches:
@@ -137,7 +137,7 @@ def check_minibatches(minibatches: int, num_envs: int, num_steps: int, memory: s
             f"critic_minibatches must divide the batch num_envs * num_steps = {num_envs} * {num_steps} = {size}; got "
             f"{minibatches}"
         )
-    share, what = (size, "samples") if memory is None else (num_envs, "sequences")
+    share, what = (size, "samples") if not has_memory else (num_envs, "sequences")
     if share // devices % minibatches:
         raise ValueError(
             f"critic_minibatches must divide each device's share of the batch, {share // devices} {what} on each of {devices} "

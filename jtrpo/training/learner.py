@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
-from jtrpo.core.advantage import gae
 from jtrpo.core.batch import AxisName, Batch, largest_over
 from jtrpo.core.objective import Objective, likelihood_ratio, mean_kl
 from jtrpo.core.trpo import TRPOInfo, trpo_update
@@ -113,6 +112,8 @@ class Learner:
         steps, policy_batch = recent, batch
         if self.config.sampling == "vine":
             steps, policy_batch = self.branch(state, trajectory, batch, vine_key)
+        if self.config.on_batch is not None:
+            policy_batch = self.config.on_batch(policy_batch, state)
         state, policy_info = self.improve_policy(state, policy_batch, steps, acting)
         state, critic_loss, fitted = self.improve_critic(state, recent, target, batch.weight, critic_key)
         state = state._replace(hyperparams=base, update=state.update + 1)
@@ -173,7 +174,8 @@ class Learner:
             ratio = flat_ratio.reshape(trajectory.reward.shape[::-1]).T
             log_prob = truncated_log_prob(log_prob, now)
         usable = trajectory.valid & jnp.isfinite(value) & (jnp.isfinite(next_value) | trajectory.terminated)
-        advantage, target = gae(
+        corrected = {} if ratio is None else {"ratio": ratio}
+        advantage, target = self.config.advantage_estimator(
             jnp.where(usable, trajectory.reward / self.reward_scale(state), 0.0),
             jnp.where(usable, value, 0.0),
             jnp.where(usable, next_value, 0.0),
@@ -181,7 +183,7 @@ class Learner:
             trajectory.truncated | ~usable,
             gamma=state.hyperparams.gamma,
             gae_lambda=state.hyperparams.gae_lambda,
-            ratio=ratio,
+            **corrected,
         )
         memory = state.env_state.memory._replace(critic=jax.tree.map(lambda x: newest(x, reuse, 0), critic_memory))
         state = state._replace(env_state=state.env_state._replace(memory=memory))
@@ -317,7 +319,7 @@ class Learner:
 
 def make_learner(config: TrainConfig) -> Learner:
     """Build the learner that ``config`` describes."""
-    objective: Objective = likelihood_ratio
+    objective = config.objective or likelihood_ratio
     if config.sampling == "vine":
         objective = all_actions_objective if config.tries_all_actions else self_normalized_objective
     return Learner(config, make_agent(config), objective)

@@ -9,7 +9,7 @@ from jtrpo.core.check import check_count
 from jtrpo.envs.actions import stretched
 from jtrpo.envs.check import check_space
 from jtrpo.networks.heads import check_action_space
-from jtrpo.networks.torso import check_observation_space
+from jtrpo.networks.torso import ACTION_MASK, check_observation_space
 
 
 def check_hidden_sizes(sizes: Any, memory: str | None, shared_torso: bool, box_distribution: str) -> None:
@@ -54,3 +54,38 @@ def _boxes(space: spaces.Space) -> Iterator[spaces.Box]:
             yield from _boxes(child)
     elif isinstance(space, spaces.Box):
         yield space
+
+
+def seen_parts(space: spaces.Space, names: tuple[str, ...] | None, *, masked: bool = False) -> tuple[str, ...] | None:
+    """Names of the parts of an observation that a network gets: those that it sees, and with ``masked`` the actions' mask."""
+    if names is None or not masked or ACTION_MASK not in getattr(space, "spaces", {}):
+        return names
+    return (*names, ACTION_MASK)
+
+
+def part_of(space: spaces.Space, names: tuple[str, ...] | None, *, masked: bool = False) -> spaces.Space:
+    """Space of the parts that a network gets."""
+    seen = seen_parts(space, names, masked=masked)
+    if seen is None:
+        return space
+    assert isinstance(space, spaces.Dict)
+    return spaces.Dict([(name, child) for name, child in space.spaces.items() if name in seen])
+
+
+def check_seen(setting: str, names: Any, space: spaces.Space) -> None:
+    """Raise unless ``names`` are parts of a dictionary observation, or ``None``.
+
+    Raises:
+        TypeError: not a tuple of strings.
+        ValueError: another space than a Dict, no name, an unknown one, or the mask of actions, which the policy always has.
+    """
+    if names is None:
+        return
+    if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"{setting} must be a tuple of names such as ('state',); got {names!r}")
+    if not isinstance(space, spaces.Dict):
+        raise ValueError(f"{setting} names parts of a dictionary; the observation space is {space}")
+    parts = [name for name in space.spaces if name != ACTION_MASK]
+    if not names or not set(names) <= set(parts):
+        raise ValueError(f"{setting} must name at least one of {parts}; got {names!r}")
+    check_observation_space(part_of(space, names))

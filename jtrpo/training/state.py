@@ -83,6 +83,24 @@ class TrainResult(NamedTuple):
     metrics: Metrics
 
 
+class EvaluatedResult(NamedTuple):
+    """What a whole training returns that is evaluated on the way.
+
+    Attributes:
+        state: the state after the last update.
+        metrics: one entry per update along the leading axis.
+        best_state: the state with the highest evaluation return.
+        best_return: that return.
+        returns: mean return of each evaluation, ``[evaluations]``.
+    """
+
+    state: TrainState
+    metrics: Metrics
+    best_state: TrainState
+    best_return: Float[Array, ""]
+    returns: Float[Array, " evaluations"]
+
+
 def check_state(state: Any) -> None:
     """Raise unless ``state`` is of one training.
 

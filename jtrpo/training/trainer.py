@@ -3,14 +3,15 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from jtrpo.core.check import check_callable
+from jtrpo.core.check import check_callable, check_count
 from jtrpo.envs.gymnasium import HostEnvironment
 from jtrpo.envs.protocol import Environment, time_limit
 from jtrpo.training.config import TrainConfig, check_config
@@ -24,7 +25,16 @@ from jtrpo.training.report import OnUpdate, make_report
 from jtrpo.training.reuse import empty_window
 from jtrpo.training.rollout import Trajectory, collect, non_finite, reset, reset_where, staggered_resets
 from jtrpo.training.samples import mask_invalid
-from jtrpo.training.state import Metrics, TrainResult, TrainState, check_state, mesh_specs, state_shardings, step_keys
+from jtrpo.training.state import (
+    EvaluatedResult,
+    Metrics,
+    TrainResult,
+    TrainState,
+    check_state,
+    mesh_specs,
+    state_shardings,
+    step_keys,
+)
 
 
 class Trainer(NamedTuple):
@@ -71,7 +81,13 @@ def make_collect(config: TrainConfig) -> Callable[[TrainState], Trajectory]:
     return _training(config).next_trajectory
 
 
-def make_train(config: TrainConfig, on_update: OnUpdate | None = None) -> Callable[..., TrainResult]:
+def make_train(
+    config: TrainConfig,
+    on_update: OnUpdate | None = None,
+    *,
+    evaluate_every: int = 0,
+    evaluation_episodes: int = 128,
+) -> Callable[..., Any]:
     """Build a whole training as one pure function: ``(key, hyperparams=Hyperparams()) -> TrainResult``.
 
     ``jit`` it; ``vmap`` it over keys (seeds) or over hyper-parameters with a leading axis.
@@ -81,6 +97,10 @@ def make_train(config: TrainConfig, on_update: OnUpdate | None = None) -> Callab
         on_update: called on the host with the number of each update, from 1, and its metrics while the compiled training goes on:
             :class:`jtrpo.tools.progress.Progress`, say. Under ``vmap`` it is called once for all, with metrics of all. An
             exception in it is logged, and never reaches the training.
+        evaluate_every: updates between two evaluations by the most probable actions; one more follows the last update. With them
+            the function returns an :class:`EvaluatedResult`, whose ``best_state`` is that of each seed under ``vmap``. The
+            training is the same as without. 0: none.
+        evaluation_episodes: episodes of each evaluation.
 
     Examples:
         Three seeds at once; ``train(keys)`` would run them, and this only asks for the shapes:
@@ -90,22 +110,50 @@ def make_train(config: TrainConfig, on_update: OnUpdate | None = None) -> Callab
         >>> keys = jax.random.split(jax.random.key(0), 3)
         >>> jax.eval_shape(train, keys).metrics.policy.kl.shape  # [seeds, updates]
         (3, 2)
+        >>> train = jax.vmap(jtrpo.make_train(config, evaluate_every=1))
+        >>> jax.eval_shape(train, keys).best_return.shape  # [seeds]
+        (3,)
     """
     if on_update is not None:
         check_callable("on_update", on_update, "(update, metrics) -> None")
+    check_count("evaluate_every", evaluate_every, at_least=0)
+    check_count("evaluation_episodes", evaluation_episodes, at_least=1)
     trainer = make_trainer(config)
     report = None if on_update is None else make_report(on_update)
 
-    def train(key: PRNGKeyArray, hyperparams: Hyperparams = Hyperparams()) -> TrainResult:
-        def step(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
-            state, metrics = trainer.step(state)
-            if report is not None:
-                report(state.update, metrics)
-            return state, metrics
+    def step(state: TrainState, _: Any = None) -> tuple[TrainState, Metrics]:
+        state, metrics = trainer.step(state)
+        if report is not None:
+            report(state.update, metrics)
+        return state, metrics
 
+    def train(key: PRNGKeyArray, hyperparams: Hyperparams = Hyperparams()) -> TrainResult:
         return TrainResult(*jax.lax.scan(step, trainer.init(key, hyperparams), length=config.num_updates))
 
-    return train
+    if evaluate_every == 0:
+        return train
+    updates = np.arange(1, config.num_updates + 1)
+    due = (updates % evaluate_every == 0) | (updates == config.num_updates)
+
+    def evaluate(state: TrainState) -> Float[Array, ""]:
+        (key,) = keys_for(state.key, "evaluation in training")
+        return trainer.evaluate(state, key, evaluation_episodes).mean()
+
+    def evaluated_step(carry: tuple, due: Array) -> tuple[tuple, tuple]:
+        state, best, most = carry
+        state, metrics = step(state)
+        # `due` is the same for all that is mapped over, so that this stays a branch under vmap.
+        score = jax.lax.cond(due, evaluate, lambda state: jnp.full_like(most, -jnp.inf), state)
+        best = jax.tree.map(partial(jnp.where, score > most), state, best)
+        return (state, best, jnp.where(score > most, score, most)), (metrics, score)
+
+    def evaluated_train(key: PRNGKeyArray, hyperparams: Hyperparams = Hyperparams()) -> EvaluatedResult:
+        state = trainer.init(key, hyperparams)
+        start = (state, state, jnp.asarray(-jnp.inf, float))
+        (state, best, most), (metrics, scores) = jax.lax.scan(evaluated_step, start, jnp.asarray(due))
+        return EvaluatedResult(state, metrics, best, most, scores[np.flatnonzero(due)])
+
+    return evaluated_train
 
 
 @dataclass(frozen=True, eq=False)

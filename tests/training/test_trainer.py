@@ -250,3 +250,15 @@ def test_a_late_first_reward_harms_nothing(x64):
     assert all(metrics.critic.loss < 10 for metrics in history)
     assert all(metrics.policy.accepted for metrics in history[6:])
     assert history[-1].critic.explained_variance > -1
+
+
+def test_the_best_state_of_each_seed_comes_back_and_the_training_is_the_same(whole):
+    train = jax.jit(jax.vmap(jtrpo.make_train(CONFIG, evaluate_every=1, evaluation_episodes=4)))
+    result = train(jax.random.split(jax.random.key(0), 2).at[0].set(jax.random.key(0)))
+    assert result.returns.shape == (2, CONFIG.num_updates)
+    np.testing.assert_array_equal(result.best_return, result.returns.max(axis=1))
+    np.testing.assert_array_equal(result.best_state.update, result.returns.argmax(axis=1) + 1)
+    for trained, alone in zip(
+        jax.tree.leaves(result.state.policy_params), jax.tree.leaves(whole.state.policy_params), strict=True
+    ):
+        np.testing.assert_allclose(trained[0], alone, atol=1e-4)

@@ -9,7 +9,7 @@ from jtrpo.envs.protocol import Environment
 
 
 def check_host(
-    environment: Environment | HostEnvironment, num_envs: int, mesh: Any, sampling: str, memory: str | None
+    environment: Environment | HostEnvironment, num_envs: int, mesh: Any, sampling: str, has_memory: bool
 ) -> None:
     """Raise where an environment is on the host and a setting asks for what only one in JAX can do.
 
@@ -26,8 +26,8 @@ def check_host(
         raise ValueError(
             f"sampling='vine' goes back to states, which {environment} cannot be set to; use an environment in JAX"
         )
-    if memory is not None and environment.mode is AutoresetMode.NEXT_STEP:
+    if has_memory and environment.mode is AutoresetMode.NEXT_STEP:
         raise ValueError(
-            f"memory={memory!r} needs environments that reset in the same step: make {environment} with "
+            f"a memory needs environments that reset in the same step: make {environment} with "
             "autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP"
         )

@@ -1,0 +1,219 @@
+"""Networks and functions of one's own in a training."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from gymnasium import spaces
+from jax.flatten_util import ravel_pytree
+
+import jtrpo
+from jtrpo.networks.network import over_sequences
+from jtrpo.networks.recurrent import Sequences
+from jtrpo.training.trainer import make_collect
+from tests.training.own_networks import KINDS, averaging, networks
+
+SIZES = {"num_envs": 4, "num_steps": 8, "critic_epochs": 2, "critic_minibatches": 2, "total_timesteps": 64}
+OWN = networks(averaging, hidden=(8,))
+
+
+def config(**settings):
+    return jtrpo.TrainConfig("CartPole-v1", **{**SIZES, **settings})
+
+
+def counting(params, observation, memory):
+    memory = memory + observation[:, 0]
+    return memory * params, memory
+
+
+def test_a_memory_is_stepped_through_time_and_begins_anew_with_each_episode():
+    network = over_sequences(jtrpo.Network(None, counting, lambda batch: jnp.full((batch,), 10.0)))
+    observation = jnp.arange(12.0).reshape(2, 6)  # two sequences of six steps
+    start = jnp.zeros((2, 6), bool).at[0, 3].set(True).at[1, 0].set(True)
+    carry = (jnp.array([1.0, 0.0]), jnp.array([100.0, 200.0]))  # the second was reset to zeros: an empty one is 10
+    expected = np.empty((2, 6))
+    for n, memory in enumerate((100.0, 10.0)):
+        for t in range(6):
+            memory = (10.0 if start[n, t] else memory) + float(observation[n, t])
+            expected[n, t] = 2.0 * memory
+    repeated = jax.tree.map(lambda x: jnp.repeat(x, 6), carry)
+    whole = Sequences(observation.reshape(-1, 1), start.reshape(-1), repeated, length=6)
+    output, (used, memory) = network.apply(jnp.float32(2.0), whole)
+    np.testing.assert_allclose(output.reshape(2, 6), expected, rtol=1e-6)
+    np.testing.assert_allclose(memory, output / 2.0, rtol=1e-6)
+    assert (used == 1).all()
+
+
+@pytest.fixture(scope="module")
+def remembering():
+    """A training with a memory of its own, two updates on, and what it collects next."""
+    settings = config(**OWN)
+    trainer = jtrpo.make_trainer(settings)
+    step = jax.jit(trainer.step)
+    state = jax.jit(trainer.init)(jax.random.key(0))
+    for _ in range(2):
+        state, metrics = step(state)
+    return settings, state, metrics, jax.jit(make_collect(settings))(state)
+
+
+def test_the_update_sees_what_the_rollout_saw_memory_included(remembering):
+    settings, state, metrics, trajectory = remembering
+    assert bool(metrics.policy.accepted)
+    agent = jtrpo.make_agent(settings)
+    distribution = jax.jit(agent.distribution)(state, trajectory)
+    flat = lambda x: jnp.swapaxes(x, 0, 1).reshape(-1)  # noqa: E731
+    np.testing.assert_allclose(distribution.log_prob(flat(trajectory.action)), flat(trajectory.log_prob), atol=1e-5)
+
+
+def test_fisher_products_go_through_the_memory(remembering):
+    settings, state, _, trajectory = remembering
+    agent = jtrpo.make_agent(settings)
+    seen = jax.jit(agent.policy_input)(state, trajectory)
+    flat, unravel = ravel_pytree(state.policy_params)
+    vector = jax.random.normal(jax.random.key(1), flat.shape)
+    jacobian = jax.jit(jax.jacfwd(lambda x: agent.policy_network(unravel(x), seen).logits))(flat)
+    probability = jax.nn.softmax(agent.policy_network(state.policy_params, seen).logits)
+    moved = jacobian @ vector
+    curved = probability * (moved - jnp.sum(probability * moved, axis=-1, keepdims=True))
+    expected = jnp.einsum("bap,ba->p", jacobian, curved) / len(probability)
+    product = jtrpo.fisher_vector_product(agent.policy_network, state.policy_params, seen, unravel(vector))
+    np.testing.assert_allclose(ravel_pytree(product)[0], expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_networks_of_other_libraries_map_over_seeds_and_numbers(kind):
+    train = jax.vmap(jax.vmap(jtrpo.make_train(config(**networks(KINDS[kind], hidden=(8,)))), (0, None)), (None, 0))
+    numbers = jax.vmap(lambda kl: jtrpo.Hyperparams()._replace(max_kl=kl))(jnp.array([0.01, 0.02]))
+    shapes = jax.eval_shape(train, jax.random.split(jax.random.key(0), 3), numbers)
+    assert shapes.metrics.policy.kl.shape == (2, 3, 2)
+
+
+def categorical(params, observation):
+    return jtrpo.Categorical(observation @ params)
+
+
+def one_value(params, observation):
+    return observation @ params
+
+
+INIT = lambda key, observation: jnp.zeros((4, 2))  # noqa: E731
+INIT_VALUE = lambda key, observation: jnp.zeros((4,))  # noqa: E731
+GOOD = jtrpo.Network(INIT, categorical)
+WRONG = {
+    "no network": ({"policy_network": categorical}, r"policy_network must be a jtrpo.Network\(init, apply\)"),
+    "no function": ({"critic_network": jtrpo.Network(INIT, 3)}, r"critic_network.apply must be"),
+    "no distribution": (
+        {"policy_network": jtrpo.Network(INIT, lambda p, x: x @ p)},
+        "policy_network.apply must return a dist",
+    ),
+    "another batch": (
+        {"policy_network": jtrpo.Network(INIT, lambda p, x: jtrpo.Categorical((x @ p)[0]))},
+        r"for 3 observations its .* has shape \(\)",
+    ),
+    "other actions": (
+        {"policy_network": jtrpo.Network(INIT, lambda p, x: jtrpo.DiagGaussian(x @ p, x @ p))},
+        r"actions of shape \(3, 2\) for 3 observations; the action space is Discrete",
+    ),
+    "no arrays": ({"policy_network": jtrpo.Network(lambda k, x: {"w": "a"}, categorical)}, r"got str at params\['w'\]"),
+    "squashed": (
+        {"policy_network": jtrpo.Network(INIT, lambda p, x: jtrpo.TanhGaussian(x @ p, x @ p))},
+        "TanhGaussian goes with 'tanh_gaussian'",
+    ),
+    "a column of values": (
+        {"critic_network": jtrpo.Network(INIT, lambda p, x: x @ p)},
+        r"one floating-point value for each observation, \[3\] for 3; got float32\[3, 2\]",
+    ),
+    "no memory returned": (
+        {"policy_network": jtrpo.Network(INIT, lambda p, x, m: categorical(p, x), lambda batch: jnp.zeros(batch))},
+        r"must return \(output, memory\), since it has an empty_memory; got Categorical",
+    ),
+    "a memory that changes": (
+        {"critic_network": jtrpo.Network(INIT_VALUE, lambda p, x, m: (x @ p, x), lambda batch: jnp.zeros(batch))},
+        r"critic_network.apply must return a memory like that",
+    ),
+    "sequences in pieces": ({**OWN, "num_envs": 3, "critic_minibatches": 2}, "sequences stay whole"),
+    "a memory of none": ({**OWN, "memory": "gru"}, "memory='gru' is of the built-in networks"),
+    "a torso of none": ({"policy_network": GOOD, "shared_torso": True}, "shared_torso is of the built-in networks"),
+    "objective": ({"objective": 3}, "objective must be"),
+    "two objectives": (
+        {"objective": jtrpo.likelihood_ratio, "sampling": "vine", "vine_states": 4, "vine_length": 1},
+        "has an objective of its own",
+    ),
+    "parts of an array": ({"policy_observation": ("state",)}, "policy_observation names parts of a dictionary"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_does_not_fit_is_told_before_training(name):
+    settings, message = WRONG[name]
+    with pytest.raises((TypeError, ValueError), match=message):
+        jtrpo.make_trainer(config(**settings))
+
+
+def test_estimator_objective_and_batch_are_those_given():
+    def train(**settings):
+        numbers = settings.pop("numbers", jtrpo.Hyperparams())
+        result = jax.jit(jtrpo.make_train(config(hidden_sizes=(8,), **settings)))(jax.random.key(0), numbers)
+        return ravel_pytree(result.state.policy_params)[0]
+
+    def one_step(reward, value, next_value, terminated, truncated, *, gamma, gae_lambda):
+        target = reward + gamma * jnp.where(terminated, 0.0, next_value)
+        return target - value, target
+
+    np.testing.assert_allclose(
+        train(advantage_estimator=one_step), train(numbers=jtrpo.Hyperparams(gae_lambda=0.0)), atol=1e-5
+    )
+    worse = train(objective=lambda distribution, batch: -jtrpo.likelihood_ratio(distribution, batch))
+    np.testing.assert_array_equal(
+        worse, train(on_batch=lambda batch, state: batch._replace(advantage=-batch.advantage))
+    )
+    assert np.linalg.norm(worse - train()) > 0.1
+
+
+class Privileged:
+    """The critic may see more than the policy."""
+
+    observation_space = spaces.Dict({"seen": spaces.Box(-1.0, 1.0, (2,)), "hidden": spaces.Box(-1.0, 1.0, (3,))})
+    action_space = spaces.Discrete(2)
+
+    def reset(self, key):
+        return {"seen": jnp.zeros(2), "hidden": jax.random.uniform(key, (3,))}, jnp.int32(0)
+
+    def step(self, key, state, action):
+        observation, state = self.reset(key)
+        return jtrpo.EnvStep(observation, state, jnp.float32(1.0), jnp.bool_(True), jnp.bool_(False), observation)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_policy_and_critic_see_their_parts(shared):
+    parts = {"policy_observation": ("seen",)}
+    if not shared:
+        parts["critic_observation"] = ("seen", "hidden")
+    settings = jtrpo.TrainConfig(Privileged(), hidden_sizes=(8,), shared_torso=shared, **SIZES, **parts)
+    agent = jtrpo.make_agent(settings)
+    state = jax.jit(jtrpo.make_trainer(settings).init)(jax.random.key(0))
+    noise = lambda x: x + 0.1 * jnp.arange(1.0, x.size + 1).reshape(x.shape)  # noqa: E731 # no layer is zero
+    state = state._replace(
+        **{name: jax.tree.map(noise, getattr(state, name)) for name in ("policy_params", "critic_params")}
+    )
+    moves = lambda function: jax.jacobian(function)(  # noqa: E731
+        {"seen": jnp.full((1, 2), 0.1), "hidden": jnp.full((1, 3), 0.1)}
+    )
+    policy = moves(lambda observation: agent.policy(state, observation)[0].logits)
+    critic = moves(lambda observation: agent.value(state, observation)[0])
+    assert not policy["hidden"].any()
+    assert policy["seen"].any()
+    assert bool(critic["hidden"].any()) != shared
+    with pytest.raises(
+        ValueError, match=r"policy_observation must name at least one of \['hidden', 'seen'\]; got \('sen',\)"
+    ):
+        jtrpo.TrainConfig(Privileged(), policy_observation=("sen",))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_cartpole_is_learned(kind):
+    settings = jtrpo.TrainConfig("CartPole-v1", **networks(KINDS[kind]))
+    result = jax.jit(jtrpo.make_train(settings, evaluate_every=7))(jax.random.key(0))
+    assert float(result.best_return) >= 475
+    assert (result.metrics.policy.kl <= result.metrics.hyperparams.max_kl).all()
