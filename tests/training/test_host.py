@@ -196,7 +196,7 @@ def test_memory_and_reuse_train_on_the_host_too():
     assert float(metrics.policy.kl) > 0
     # The episodes under way began with the collection: four steps, ended by the last one.
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(state.env_state.memory))
-    with pytest.raises(ValueError, match=r"memory='gru' needs environments that reset in the same step"):
+    with pytest.raises(ValueError, match=r"a memory needs environments that reset in the same step"):
         trained(AutoresetMode.NEXT_STEP, memory="gru")
 
 
