@@ -9,6 +9,7 @@ import numpy as np
 from gymnasium import spaces
 from jaxtyping import PRNGKeyArray, PyTree
 
+from jtrpo.envs.metrics import scalars_of
 from jtrpo.envs.protocol import EnvStep
 
 PREFIX = "brax:"
@@ -29,6 +30,8 @@ class BraxEnvironment:
     Raises:
         ValueError: an environment that resets itself.
     """
+
+    metrics_by_name = True
 
     def __init__(self, env: Any, max_episode_steps: int = 1000):
         from brax.envs.wrappers.training import EpisodeWrapper
@@ -58,7 +61,8 @@ class BraxEnvironment:
         done, truncated = following.done > 0, following.info["truncation"] > 0
         _, fresh = self.reset(key)
         going_on = jax.tree.map(lambda new, old: jnp.where(done, new, old), fresh, following)
-        return EnvStep(going_on.obs, going_on, following.reward, done & ~truncated, truncated, following.obs)
+        ends, metrics = (done & ~truncated, truncated), scalars_of(following.metrics)
+        return EnvStep(going_on.obs, going_on, following.reward, *ends, following.obs, metrics)
 
 
 def make_brax(env_id: str) -> BraxEnvironment:

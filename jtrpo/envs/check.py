@@ -168,7 +168,22 @@ def check_step(space: spaces.Space, state: PyTree, observation: PyTree, result: 
                 f"the environment's {name} must be a bool; got {value.dtype}: compare, or use .astype(bool)"
             )
     scalars["reward"] = jnp.asarray(scalars["reward"], float)
-    return EnvStep(following, _as_before(state, result.state, "state"), final_observation=final, **scalars)
+    metrics = _metrics(result.metrics)
+    cost = None if result.cost is None else jnp.asarray(_as_number(result.cost, "cost"), float)
+    if cost is not None and (cost.ndim > 1 or cost.size == 0):
+        raise ValueError(f"the environment's cost must be a scalar or a vector; got an array of shape {cost.shape}")
+    state = _as_before(state, result.state, "state")
+    return EnvStep(following, state, final_observation=final, metrics=metrics, cost=cost, **scalars)
+
+
+def _metrics(given: Any) -> dict[str, Any]:
+    if not isinstance(given, Mapping):
+        raise TypeError(f"the environment's metrics must be a dictionary of scalars; got {type(given).__name__}")
+    numbers = {name: jnp.asarray(_as_number(value, f"metrics[{name!r}]"), float) for name, value in given.items()}
+    for name, value in numbers.items():
+        if value.ndim:
+            raise ValueError(f"the environment's metrics[{name!r}] must be a scalar; got shape {value.shape}")
+    return numbers
 
 
 def _as_number(value: Any, name: str) -> Any:
@@ -179,7 +194,7 @@ def _as_number(value: Any, name: str) -> Any:
     if array is None or jnp.iscomplexobj(array):
         kind = type(value).__name__ if array is None else array.dtype
         raise ValueError(
-            f"the environment's {name} must be a {'real number' if name == 'reward' else 'bool'}; got {kind}"
+            f"the environment's {name} must be a {'bool' if name in ('terminated', 'truncated') else 'real number'}; got {kind}"
         )
     return array
 

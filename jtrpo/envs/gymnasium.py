@@ -2,8 +2,8 @@
 
 import dataclasses
 import warnings
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import gymnasium
 import jax
@@ -141,6 +141,8 @@ class HostStep(NamedTuple):
         truncated: the episode was cut off.
         final_observation: what really followed the action, before any reset.
         acted: whether the environment took the action; not where it only began its next episode.
+        metrics: the numbers of ``info`` that are asked for, ``[N]`` each; zero where an environment gave none.
+        cost: likewise; ``()`` unless asked for.
     """
 
     observation: PyTree
@@ -149,6 +151,8 @@ class HostStep(NamedTuple):
     truncated: Bool[np.ndarray, " N"]
     final_observation: PyTree
     acted: Bool[np.ndarray, " N"]
+    metrics: Mapping[str, Float[np.ndarray, " N"]] = {}  # never written to
+    cost: Any = ()
 
 
 class HostVector:
@@ -160,15 +164,40 @@ class HostVector:
 
     Args:
         env: the vector environment.
+        metrics: names of the numbers of ``info`` to hand over.
+        cost: name of the one that is a cost; ``None``: none is.
     """
 
-    def __init__(self, env: VectorEnv):
+    def __init__(self, env: VectorEnv, metrics: tuple[str, ...] = (), cost: str | None = None):
         self.env, self.mode = env, autoreset_mode(env)
+        self.metrics, self.cost = metrics, cost
         self.num_envs = env.num_envs
         self._renews_some = self.mode is AutoresetMode.DISABLED or isinstance(
             env.unwrapped, SyncVectorEnv | AsyncVectorEnv
         )
         self._begins = np.zeros(env.num_envs, bool)
+
+    def check_names(self, seed: int) -> None:
+        """Play at random until each number that is asked for has come; before training, which resets the environments.
+
+        Raises:
+            ValueError: one that had not come when an episode had ended, or after 1,000 steps.
+        """
+        asked = {*self.metrics, *(() if self.cost is None else (self.cost,))}
+        seen: dict[str, None] = {}
+        self.env.action_space.seed(seed)
+        for step in range(1000 if asked else 0):
+            if step == 0:
+                self.reset(seed)
+            *_, terminated, truncated, info = self.env.step(self.env.action_space.sample())
+            every = {**info, **info.get("final_info", {})}
+            seen |= {name: None for name, x in every.items() if name[:1] != "_" and _is_numbers(x, self.num_envs)}
+            if asked <= set(seen) or (np.any(terminated) or np.any(truncated)):
+                break
+        for name in sorted(asked - set(seen)):
+            setting = "env_cost" if name == self.cost else "env_metrics"
+            given = ", ".join(seen) or "none"
+            raise ValueError(f"{setting} names {name!r}, which the info of {self.env} does not give; it gives {given}")
 
     def reset(self, seed: int) -> PyTree:
         """Begin an episode in every environment; return the observations.
@@ -208,7 +237,15 @@ class HostVector:
         elif done.any():
             final = jax.tree.map(np.copy, observation)  # the reset may write into the same memory
             observation, _ = self.reset_where(done)
-        return HostStep(observation, reward, terminated, truncated, final, acted)
+        metrics = {name: self._number(name, info, done) for name in self.metrics}
+        cost = () if self.cost is None else self._number(self.cost, info, done)
+        return HostStep(observation, reward, terminated, truncated, final, acted, metrics, cost)
+
+    def _number(self, name: str, info: dict, done: Bool[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
+        number = _number_in(info, name, self.num_envs)
+        if self.mode is AutoresetMode.SAME_STEP:  # where an episode ended, info is already that of the next one
+            number = np.where(done, _number_in(info.get("final_info", {}), name, self.num_envs), number)
+        return number
 
     def reset_where(self, which: Bool[np.ndarray, " N"]) -> tuple[PyTree, Bool[np.ndarray, " N"]]:
         """Begin new episodes in some environments, or in all where the vector cannot do so in some.
@@ -235,6 +272,17 @@ class HostVector:
 
     def _canonical(self, observation: PyTree, name: str = "observation") -> PyTree:
         return canonical(self.env.single_observation_space, observation, name, np, batch=1)
+
+
+def _is_numbers(value: Any, num_envs: int) -> bool:
+    array = np.asarray(value)
+    return array.shape == (num_envs,) and array.dtype.kind in "biuf"
+
+
+def _number_in(info: dict, name: str, num_envs: int) -> Float[np.ndarray, " N"]:
+    if name not in info or not _is_numbers(info[name], num_envs):
+        return np.zeros(num_envs)
+    return np.where(info.get(f"_{name}", True), np.asarray(info[name], float), 0.0)
 
 
 def batch_example(space: spaces.Space, *batch: int) -> PyTree:

@@ -9,6 +9,7 @@ import numpy as np
 from gymnasium import spaces
 from jaxtyping import PRNGKeyArray, PyTree
 
+from jtrpo.envs.metrics import scalars_of
 from jtrpo.envs.protocol import EnvStep, time_limit
 
 
@@ -22,6 +23,8 @@ class GymnaxEnvironment:
     Raises:
         ValueError: parameters of another environment, with an axis that the default ones lack, or traced ones in a space.
     """
+
+    metrics_by_name = True
 
     def __init__(self, env: Any, params: Any = None):
         self.env = env
@@ -50,7 +53,8 @@ class GymnaxEnvironment:
     def step(self, key: PRNGKeyArray, state: PyTree, action: Any) -> EnvStep:
         """Act once; gymnax resets by itself and hands the final observation over in ``info``."""
         observation, state, reward, terminated, truncated, info = self.env.step(key, state, action, self.params)
-        return EnvStep(observation, state, reward, terminated, truncated, info["final_observation"])
+        final_observation, metrics = info["final_observation"], scalars_of(info)
+        return EnvStep(observation, state, reward, terminated, truncated, final_observation, metrics)
 
 
 def _check_parameters(env: Any, params: Any) -> None:

@@ -1,6 +1,7 @@
 """The one protocol of what can be trained on."""
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -19,6 +20,9 @@ class EnvStep(NamedTuple):
         terminated: the episode ended by itself.
         truncated: the episode was cut off, by a time limit say; what would have followed still has a value.
         final_observation: what really followed the action, before any reset; equal to ``observation`` within an episode.
+        metrics: numbers of the environment's own about this step, scalars by name; each episode's mean, sum and last value come
+            out in ``Metrics.episode.metrics``.
+        cost: of this step, a scalar, or a vector for several constraints; recorded and summed over the episode, not learned from.
     """
 
     observation: PyTree
@@ -27,6 +31,8 @@ class EnvStep(NamedTuple):
     terminated: Bool[Array, ""]
     truncated: Bool[Array, ""]
     final_observation: PyTree
+    metrics: Mapping[str, Float[Array, ""]] = {}  # never written to
+    cost: Any = None
 
 
 @runtime_checkable

@@ -22,6 +22,7 @@ _CURVES = {
         "Of the value targets. 1 is perfect, 0 no better than their mean.",
     ),
 }
+_OWN = ("episode.metrics.", "episode.cost_mean")
 _RESAMPLES = 10_000
 
 _STYLE = """
@@ -75,7 +76,7 @@ def report(folders: list[Path]) -> str:
             "<h2>Evaluation</h2>",
             _evaluation(groups),
             "<h2>Training</h2>",
-            f'<div class="curves">{"".join(_figure(folders, name, *texts) for name, texts in _CURVES.items())}</div>',
+            f'<div class="curves">{"".join(_figure(folders, name, *texts) for name, texts in _curves(folders).items())}</div>',
             "<h2>Settings</h2>",
             _settings(groups),
             "</body></html>",
@@ -125,6 +126,14 @@ def _evaluation(groups: list[Group]) -> str:
     if unfinished:
         note += f" {_count(unfinished, 'run')} did not reach the end and cannot be evaluated here."
     return f"<p>{note}</p>{_table(rows) if rows else ''}"
+
+
+def _curves(folders: list[Path]) -> dict[str, tuple[str, str]]:
+    """Title and meaning by column; the environments' own numbers where all runs have them."""
+    tables = [read_metrics(folder) for folder in folders]
+    own = [name for name in tables[0] if name.startswith(_OWN) and all(name in table for table in tables)]
+    meaning = "Mean over the episodes that finished in an update, acting by sampling."
+    return _CURVES | {name: (name.removeprefix("episode."), meaning) for name in own}
 
 
 def _figure(folders: list[Path], metric: str, title: str, meaning: str) -> str:

@@ -11,6 +11,7 @@ _NAMES = {
     "timesteps": "time/total_timesteps",
     "episode.return_mean": "rollout/ep_rew_mean",
     "episode.length_mean": "rollout/ep_len_mean",
+    "episode.metrics.is_success.last": "rollout/success_rate",
     "policy.objective_after": "train/policy_objective",
     "policy.accepted": "train/is_line_search_success",
     "critic.explained_variance": "train/explained_variance",

@@ -13,6 +13,7 @@ from jtrpo.core.batch import Batch
 from jtrpo.core.check import check_choice, check_count, check_number, check_static, shown, to_python
 from jtrpo.core.objective import Objective
 from jtrpo.envs.gymnasium import HostEnvironment
+from jtrpo.envs.metrics import check_metrics
 from jtrpo.envs.protocol import Environment
 from jtrpo.envs.resolve import can_wait, resolve
 from jtrpo.networks.heads import BOX_DISTRIBUTIONS
@@ -100,6 +101,9 @@ class TrainConfig:
         critic_minibatches: Adam steps per pass; must divide the batch, or with a memory the environments.
         mesh: devices to train on, a ``jax.sharding.Mesh``: the environments are divided among them, the update is that of the
             whole batch. An axis named ``"seeds"`` is left to seeds, see :mod:`jtrpo.training.mesh`. ``None``: one device.
+        env_metrics: names of numbers of the environment to report in ``Metrics.episode.metrics``: of the ``info`` of gymnax and
+            Gymnasium, of the ``metrics`` of Brax. Without, one of your own reports all of its ``EnvStep.metrics``, others none.
+        env_cost: name of the cost in Gymnasium's ``info``. An environment in JAX gives it in ``EnvStep.cost``.
 
     Raises:
         TypeError: a value of the wrong type.
@@ -151,6 +155,8 @@ class TrainConfig:
     critic_epochs: int = 10
     critic_minibatches: int = 4
     mesh: jax.sharding.Mesh | None = dataclasses.field(default=None, metadata={"cli": False})
+    env_metrics: tuple[str, ...] = ()
+    env_cost: str | None = None
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -174,6 +180,7 @@ class TrainConfig:
         ):
             check_number(name, getattr(self, name), scalar=True, **bounds)
             object.__setattr__(self, name, float(getattr(self, name)))
+        check_metrics(self.env_metrics, self.env_cost)
         check_hidden_sizes(self.hidden_sizes, self.memory, self.shared_torso, self.box_distribution)
         check_own_functions(self)
         check_schedules(self.anneal, self.schedules, self.num_updates)

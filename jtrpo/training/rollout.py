@@ -1,6 +1,6 @@
 """Trajectory collection: many environments, one scan."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -28,6 +28,8 @@ class RolloutState(NamedTuple):
         episode_return: undiscounted return of the episode under way, ``[N]``.
         episode_length: its steps so far, ``[N]``.
         memory: what recurrent networks carry along, zero at an episode's start, ``[N, ...]`` each; ``()`` without.
+        episode_cost: sum of the costs of the episode under way, ``[N]`` or ``[N, K]``; ``()`` without costs.
+        episode_metrics: its sums of the environment's own numbers that are reported, ``[N]`` each.
     """
 
     env_state: PyTree
@@ -35,6 +37,8 @@ class RolloutState(NamedTuple):
     episode_return: Float[Array, " N"]
     episode_length: Int[Array, " N"]
     memory: PyTree = ()
+    episode_cost: Any = ()
+    episode_metrics: Mapping[str, Float[Array, " N"]] = {}  # never written to
 
 
 class Trajectory(NamedTuple):
@@ -51,6 +55,7 @@ class Trajectory(NamedTuple):
         memory: what recurrent networks carried before the first step, ``[N, ...]`` each.
         start: where each step began, all but the observation, ``[T, N, ...]`` each; ``()`` unless asked for.
         valid: whether every number of the step is finite, ``[T, N]``; ``()`` before :func:`mask_invalid`.
+        cost: as the environment gave it, ``[T, N]``, or ``[T, N, K]`` for a vector; ``()`` without costs.
     """
 
     observation: PyTree
@@ -63,6 +68,7 @@ class Trajectory(NamedTuple):
     memory: PyTree = ()
     start: PyTree = ()
     valid: Any = ()
+    cost: Any = ()
 
     @property
     def done(self) -> Bool[Array, "T N"]:
@@ -70,15 +76,33 @@ class Trajectory(NamedTuple):
         return self.terminated | self.truncated
 
 
-def reset(environment: Environment, key: PRNGKeyArray, num_envs: int, memory: PyTree = ()) -> RolloutState:
-    """Begin ``num_envs`` episodes with an empty ``memory``; the key is consumed."""
+def reset(
+    environment: Environment,
+    key: PRNGKeyArray,
+    num_envs: int,
+    memory: PyTree = (),
+    metrics: tuple[str, ...] = (),
+    cost_shape: tuple[int, ...] | None = None,
+) -> RolloutState:
+    """Begin ``num_envs`` episodes; the key is consumed.
+
+    Args:
+        environment: what to begin them in.
+        key: consumed.
+        num_envs: their number.
+        memory: an empty one.
+        metrics: names of the environment's own numbers to report, as :func:`jtrpo.envs.metrics.own_numbers` has them.
+        cost_shape: of a step's cost, likewise; ``None``: costs are not recorded.
+    """
 
     def begin(key: PRNGKeyArray) -> tuple[PyTree, PyTree]:
         return check_reset(environment.observation_space, environment.reset(key))
 
     observation, env_state = jax.vmap(begin)(jax.random.split(key, num_envs))
     zeros = jnp.zeros((num_envs,))
-    return strip_weak_types(RolloutState(env_state, observation, zeros, zeros.astype(jnp.int32), memory))
+    cost = () if cost_shape is None else jnp.zeros((num_envs, *cost_shape))
+    own = dict.fromkeys(metrics, zeros)
+    return strip_weak_types(RolloutState(env_state, observation, zeros, zeros.astype(jnp.int32), memory, cost, own))
 
 
 def collect(
@@ -115,16 +139,26 @@ def collect(
         action_key, env_key = keys
         distribution, memory = actor(state.observation, state.memory)
         action = distribution.sample(action_key)
-        following, record = act(environment, state, memory, action, distribution.log_prob(action), env_key, squash)
+        log_prob = distribution.log_prob(action)
+        following, record, metrics = act(environment, state, memory, action, log_prob, env_key, squash)
         if keep_start:
             record = record._replace(start=state._replace(observation=()))
-        episode_return, episode_length = state.episode_return + record.reward, state.episode_length + 1
-        totals = add_finished(totals, record.done, episode_return, episode_length)
+        sums = jax.tree.map(jnp.add, state.episode_metrics, metrics)
+        totals = add_finished(
+            totals,
+            record.done,
+            state.episode_return + record.reward,
+            state.episode_length + 1,
+            cost=jax.tree.map(jnp.add, state.episode_cost, record.cost),
+            sums=sums,
+            last=metrics,
+        )
         return (following, totals), record
 
     action_key, env_key = jax.random.split(key)
     keys = (held_keys(action_key, num_steps, noise_interval), jax.random.split(env_key, num_steps))
-    (end, totals), trajectory = jax.lax.scan(step, (start, no_episodes(num_envs)), keys)
+    totals = no_episodes(num_envs, cost=start.episode_cost, metrics=start.episode_metrics)
+    (end, totals), trajectory = jax.lax.scan(step, (start, totals), keys)
     return end, trajectory._replace(memory=start.memory), summarize(totals)
 
 
@@ -136,7 +170,7 @@ def act(
     log_prob: Float[Array, " N"],
     key: PRNGKeyArray,
     squash: bool = False,
-) -> tuple[RolloutState, Trajectory]:
+) -> tuple[RolloutState, Trajectory, Mapping[str, Float[Array, " N"]]]:
     """Take one step in every environment; the key is consumed.
 
     Args:
@@ -149,16 +183,24 @@ def act(
         squash: as for :func:`environment_action`.
 
     Returns:
-        ``(state, record)``, the record without a time axis.
+        ``(state, record, metrics)``, the record without a time axis, the metrics those of the step that are reported.
     """
     result = step_environments(environment, state.env_state, state.observation, action, key, squash)
     done = result.terminated | result.truncated
+    metrics = {name: result.metrics[name] for name in state.episode_metrics}
+    cost = result.cost if jax.tree.leaves(state.episode_cost) else ()
+
+    def add(total: Array, value: Array) -> Array:
+        return jnp.where(expand(done, value.ndim), 0.0, total + value)
+
     following = RolloutState(
         result.state,
         result.observation,
         jnp.where(done, 0.0, state.episode_return + result.reward),
         jnp.where(done, 0, state.episode_length + 1),
         reset_memory(memory, done | ~finite((state.observation, action, log_prob), done.shape)),
+        jax.tree.map(add, state.episode_cost, cost),
+        jax.tree.map(add, state.episode_metrics, metrics),
     )
     record = Trajectory(
         observation=state.observation,
@@ -168,8 +210,9 @@ def act(
         terminated=result.terminated,
         truncated=result.truncated,
         final_observation=result.final_observation,
+        cost=cost,
     )
-    return strip_weak_types(following), record
+    return strip_weak_types(following), record, metrics
 
 
 def step_environments(
@@ -250,7 +293,8 @@ def reset_where(
     cut = cut & ~trajectory.done[-1]
 
     def restart(state: RolloutState) -> RolloutState:
-        fresh = reset(environment, key, cut.shape[0], jax.tree.map(jnp.zeros_like, state.memory))
+        begun = reset(environment, key, cut.shape[0])
+        fresh = jax.tree.map(jnp.zeros_like, state)._replace(env_state=begun.env_state, observation=begun.observation)
         return jax.tree.map(lambda new, old: jnp.where(expand(cut, new.ndim), new, old), fresh, state)
 
     state = jax.lax.cond(jnp.any(cut), restart, lambda state: state, state)

@@ -34,6 +34,8 @@ def mask_invalid(trajectory: Trajectory) -> Trajectory:
     seen = finite((trajectory.observation, trajectory.action, trajectory.log_prob), shape)
     followed = finite(trajectory.final_observation, shape)
     valid = seen & jnp.isfinite(trajectory.reward) & (followed | trajectory.terminated)
+    if jax.tree.leaves(trajectory.cost):
+        valid &= finite(trajectory.cost, shape)
 
     def clean(x: Array, keep: Bool[Array, "T N"]) -> Array:
         return jnp.where(keep.reshape(*shape, *[1] * (x.ndim - 2)), x, jnp.zeros_like(x))
@@ -43,6 +45,7 @@ def mask_invalid(trajectory: Trajectory) -> Trajectory:
         action=jax.tree.map(lambda x: clean(x, seen), trajectory.action),
         log_prob=clean(trajectory.log_prob, seen),
         reward=clean(trajectory.reward, valid),
+        cost=jax.tree.map(lambda x: clean(x, valid), trajectory.cost),
         truncated=trajectory.truncated | ~seen,
         final_observation=jax.tree.map(lambda x: clean(x, followed), trajectory.final_observation),
         valid=valid,

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from jtrpo.core.check import check_callable, check_count
 from jtrpo.envs.gymnasium import HostEnvironment
+from jtrpo.envs.metrics import own_numbers
 from jtrpo.envs.protocol import Environment, time_limit
 from jtrpo.training.config import TrainConfig, check_config
 from jtrpo.training.episodes import EpisodeSummary
@@ -165,11 +166,16 @@ class _Training:
     learner: Learner
     max_episode_steps: int | None
 
+    @cached_property
+    def own_numbers(self) -> tuple[tuple[str, ...], tuple[int, ...] | None]:
+        return own_numbers(self.environment, self.config.env_metrics)
+
     def init(self, key: PRNGKeyArray, hyperparams: Hyperparams = Hyperparams()) -> TrainState:
         check_hyperparams(hyperparams)
         config = self.config
         (env_key,) = keys_for(key, "environments")
-        env_state = reset(self.environment, env_key, config.num_envs, self.learner.agent.empty_memory(config.num_envs))
+        memory = self.learner.agent.empty_memory(config.num_envs)
+        env_state = reset(self.environment, env_key, config.num_envs, memory, *self.own_numbers)
         observation = jax.tree.map(lambda x: x[0], env_state.observation)
         state = self.learner.init(key, hyperparams, env_state, observation)
         if config.reuse > 1:
@@ -256,4 +262,11 @@ def _training(config: TrainConfig) -> _Training:
         )
     # Before anything is traced: a limit may be an array of JAX's.
     limit = time_limit(getattr(environment, "max_episode_steps", None))
-    return _Training(config, environment, make_learner(config), limit)
+    if config.env_cost is not None:
+        raise ValueError(
+            f"env_cost={config.env_cost!r} is for environments of Gymnasium; one in JAX gives its cost in EnvStep.cost"
+        )
+    training = _Training(config, environment, make_learner(config), limit)
+    if config.env_metrics:
+        training.own_numbers  # noqa: B018 # a wrong name is refused here
+    return training

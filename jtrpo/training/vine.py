@@ -192,7 +192,7 @@ def action_values(
             distribution, memory = actor(state.observation, state.memory)
             sampled = distribution.sample(action_key)
             taken = jax.tree.map(lambda given, own: jnp.where(is_first, given, own), action, sampled)
-            following, record = act(environment, state, memory, taken, distribution.log_prob(taken), env_key, squash)
+            following, record, _ = act(environment, state, memory, taken, distribution.log_prob(taken), env_key, squash)
             # A number that is not finite reaches Q even where a network or a clip would hide it.
             seen = (record.observation, record.final_observation)
             reward = jnp.where(finite(seen, running.shape), record.reward / reward_scale, jnp.nan)

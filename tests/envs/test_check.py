@@ -42,6 +42,15 @@ PAIR = spaces.Dict({"a": spaces.Box(-1, 1, (2,), np.float32), "b": spaces.Discre
         (lying(reward=lambda x: x[None]), ValueError, r"reward must be a scalar; got an array of shape \(1,\)"),
         (lying(terminated=lambda x: x[None]), ValueError, r"terminated must be a scalar"),
         (lying(truncated=lambda x: x.astype(float)), ValueError, r"truncated must be a bool; got float32.*astype"),
+        (lying(metrics=lambda _: [1.0]), TypeError, r"metrics must be a dictionary of scalars; got list"),
+        (
+            lying(metrics=lambda _: {"x": jnp.zeros(2)}),
+            ValueError,
+            r"metrics\['x'\] must be a scalar; got shape \(2,\)",
+        ),
+        (lying(metrics=lambda _: {"x": "fast"}), ValueError, r"metrics\['x'\] must be a real number; got str"),
+        (lying(metrics=lambda _: {"a b": 1.0}), ValueError, r"names without spaces, commas and quotes.*'a b'"),
+        (lying(cost=lambda _: jnp.zeros((2, 2))), ValueError, r"cost must be a scalar or a vector.*\(2, 2\)"),
         (lying(result=(1, 2, 3)), TypeError, r"step must return a jtrpo.EnvStep; got tuple"),
     ],
 )

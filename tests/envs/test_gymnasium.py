@@ -36,6 +36,46 @@ def test_final_observations_are_what_followed_and_no_reset_step_is_an_action(mod
     assert acted.tolist() == ([6, 7] if mode is AutoresetMode.NEXT_STEP else [9, 9])
 
 
+class Informed(Counting):
+    """Tells its step, and at an episode's end the number of the episode."""
+
+    def reset(self, *, seed=None, options=None):
+        observation, _ = super().reset(seed=seed, options=options)
+        return observation, {"t": -100.0}
+
+    def step(self, action):
+        *result, terminated, truncated, _ = super().step(action)
+        end = {"is_success": self.episode} if terminated or truncated else {}
+        return *result, terminated, truncated, {"t": float(self.t), "name": "x", "pair": np.zeros(2), **end}
+
+
+def informed(lengths, mode):
+    return SyncVectorEnv([lambda length=length: Informed(length) for length in lengths], autoreset_mode=mode)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_numbers_of_info_are_those_of_the_step_and_at_an_end_of_the_last_one(mode):
+    vector = HostVector(informed((2, 3), mode), ("is_success", "t"), "t")
+    vector.check_names(0)
+    vector.reset(0)
+    acted = np.zeros(2, int)
+    for _ in range(9):
+        result = vector.step(np.zeros(2, int))
+        episode, t = np.divmod(acted, (2, 3))
+        wanted = {"t": t + 1, "is_success": np.where(t + 1 == (2, 3), episode, 0)}
+        for name, value in {**result.metrics, "t": result.cost}.items():
+            assert value[result.acted].tolist() == wanted[name][result.acted].tolist()
+        acted += result.acted
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_name_that_info_does_not_give_is_told_with_those_that_it_gives(mode):
+    with pytest.raises(ValueError, match=r"env_metrics names 'succes', .* it gives t, is_success$"):
+        HostVector(informed((2, 2), mode), ("succes",)).check_names(0)
+    with pytest.raises(ValueError, match=r"env_cost names 'cost', .* it gives none"):
+        HostVector(counting((2, 2), mode), cost="cost").check_names(0)
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_some_environments_can_begin_anew_while_the_others_go_on(mode):
     vector = HostVector(counting((5, 5), mode))

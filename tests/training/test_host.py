@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import logging
 
@@ -15,6 +16,7 @@ from jtrpo.tools.run import run_training
 from jtrpo.training.host.collect import collect_on_host, play_on_host
 from jtrpo.training.host.environments import LiveEnvironments
 from jtrpo.training.rollout import Trajectory
+from tests.envs.test_gymnasium import informed
 from tests.probes import Counting, counting
 
 MODES = list(AutoresetMode)
@@ -164,6 +166,23 @@ def test_every_mode_learns_the_same_to_the_bit():
     assert metrics.policy.accepted
     returns = trainer.evaluate(state, jax.random.key(0), 3)
     assert returns.tolist() == [0 + 1 + 2 + 3, 0 + 1 + 2 + 3, 100 + 101 + 102 + 103]
+
+
+def test_numbers_of_info_are_reported_and_a_cost_recorded():
+    config = jtrpo.TrainConfig(
+        informed((4, 4), AutoresetMode.SAME_STEP), env_metrics=("is_success", "t"), env_cost="t", **SMALL
+    )
+    trainer = jtrpo.make_host_trainer(config)
+    _, metrics = trainer.step(trainer.init(jax.random.key(1)))
+    assert jax.tree.structure(metrics) == jax.tree.structure(trainer.compile())
+    told = metrics.episode.metrics  # of episodes 0 to 3 in both
+    assert [float(x) for x in told["t"]] == [2.5, 10.0, 4.0]
+    assert [float(x) for x in told["is_success"]] == [1.5 / 4, 1.5, 1.5]
+    assert float(metrics.episode.cost_mean) == 10.0
+    wrong = dataclasses.replace(config, env_metrics=("success",))
+    trainer = jtrpo.make_host_trainer(wrong)
+    with pytest.raises(ValueError, match=r"'success'.*gives t, is_success"):
+        trainer.step(trainer.init(jax.random.key(1)))
 
 
 def test_noise_is_held_and_actions_reach_the_environment_within_its_bounds():

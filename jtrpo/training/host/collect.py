@@ -44,7 +44,7 @@ def collect_on_host(
         unseen_end |= done & (row == num_steps)
         sample = np.flatnonzero(result.acted & (row < num_steps))
         ends = (result.terminated, result.truncated)
-        record = (before, action, log_prob, result.reward, *ends, result.final_observation)
+        record = (before, action, log_prob, result.reward, *ends, result.final_observation, result.cost)
         _write(trajectory, row, sample, record)
         row[sample] += 1
         step += bool(result.acted.any())

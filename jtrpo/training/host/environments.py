@@ -1,6 +1,7 @@
 """Environments on the host, and where they stand."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -8,33 +9,43 @@ from gymnasium.vector import VectorEnv
 from jaxtyping import Bool, PRNGKeyArray, PyTree
 
 from jtrpo.envs.gymnasium import HostStep, HostVector
-from jtrpo.training.episodes import EpisodeSummary, add_finished, no_episodes, summarize
+from jtrpo.training.episodes import EpisodeSummary, EpisodeTotals, add_finished, no_episodes, summarize
 from jtrpo.training.state import TrainState
 
 
 class EpisodeCounts:
     """Returns and lengths of the episodes under way, and of those that finished since the last summary."""
 
-    def __init__(self, num_envs: int):
+    def __init__(self, num_envs: int, metrics: tuple[str, ...] = (), has_cost: bool = False):
         self.returns, self.lengths = np.zeros(num_envs), np.zeros(num_envs, int)
-        self._totals = no_episodes(num_envs, np)
+        self.metrics = {name: np.zeros(num_envs) for name in metrics}
+        self.cost: Any = np.zeros(num_envs) if has_cost else ()
+        self._totals = self._none()
 
     def add(self, result: HostStep) -> None:
         """Count a step."""
         self.returns += np.where(result.acted, result.reward, 0.0)
         self.lengths += result.acted
-        done = result.terminated | result.truncated
-        self._totals = add_finished(self._totals, done, self.returns, self.lengths, np)  # type: ignore[arg-type]
+        pairs = [(self.metrics[name], result.metrics[name]) for name in self.metrics]
+        for total, value in [*pairs, *([] if isinstance(self.cost, tuple) else [(self.cost, result.cost)])]:
+            total += np.where(result.acted, value, 0.0)
+        done: Any = result.terminated | result.truncated
+        returns, lengths, sums, last = self.returns, self.lengths, self.metrics, result.metrics
+        self._totals = add_finished(self._totals, done, returns, lengths, np, self.cost, sums, last)  # type: ignore[arg-type]
         self.reset_where(done)
 
     def reset_where(self, which: Bool[np.ndarray, " N"]) -> None:
         """Begin to count anew in some environments."""
-        self.returns[which], self.lengths[which] = 0.0, 0
+        for total in (self.returns, self.lengths, *self.metrics.values(), *jax.tree.leaves(self.cost)):
+            total[which] = 0
 
     def summary(self) -> EpisodeSummary:
         """What finished since the last summary."""
-        totals, self._totals = self._totals, no_episodes(len(self.returns), np)
+        totals, self._totals = self._totals, self._none()
         return jax.device_get(summarize(totals))
+
+    def _none(self) -> EpisodeTotals:
+        return no_episodes(len(self.returns), np, self.cost, self.metrics)
 
 
 class LiveEnvironments:
@@ -43,6 +54,8 @@ class LiveEnvironments:
     Args:
         make: ``(num_envs) -> VectorEnv``, called when they are needed.
         lent: whether they are another's to close.
+        metrics: names of the numbers of ``info`` to count.
+        cost: name of the one that is a cost; ``None``: none is.
 
     Attributes:
         vector: the environments.
@@ -54,17 +67,27 @@ class LiveEnvironments:
     observation: PyTree
     episodes: EpisodeCounts
 
-    def __init__(self, make: Callable[[int], VectorEnv] | None, lent: bool = False):
+    def __init__(
+        self,
+        make: Callable[[int], VectorEnv] | None,
+        lent: bool = False,
+        metrics: tuple[str, ...] = (),
+        cost: str | None = None,
+    ):
         self._make, self._lent, self.vector = make, lent, None
+        self._metrics, self._cost = metrics, cost
         self._owner: np.ndarray | None = None
 
     def begin(self, key: PRNGKeyArray, num_envs: int) -> None:
         """Begin an episode in every environment; the key is consumed."""
+        seed = int(jax.random.randint(key, (), 0, 2**30))
         if self.vector is None:
             assert self._make is not None
-            self.vector = HostVector(self._make(num_envs))
-        self.observation = self.vector.reset(int(jax.random.randint(key, (), 0, 2**30)))
-        self.episodes = EpisodeCounts(self.vector.num_envs)
+            vector = HostVector(self._make(num_envs), self._metrics, self._cost)
+            vector.check_names(seed)
+            self.vector = vector
+        self.observation = self.vector.reset(seed)
+        self.episodes = EpisodeCounts(self.vector.num_envs, self._metrics, self._cost is not None)
 
     def step(self, action: PyTree) -> HostStep:
         """Act once in every environment."""

@@ -13,10 +13,10 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from jtrpo.envs.actions import environment_action
 from jtrpo.envs.gymnasium import HostEnvironment, batch_example
 from jtrpo.training.config import TrainConfig, check_config
-from jtrpo.training.episodes import EpisodeSummary, no_episodes, summarize
+from jtrpo.training.episodes import EpisodeSummary
 from jtrpo.training.evaluation import check_evaluate
 from jtrpo.training.host.collect import collect_on_host, play_on_host
-from jtrpo.training.host.environments import LiveEnvironments
+from jtrpo.training.host.environments import EpisodeCounts, LiveEnvironments
 from jtrpo.training.hyperparams import Hyperparams, check_hyperparams
 from jtrpo.training.keys import keys_for, one_key
 from jtrpo.training.learner import Learner, make_learner
@@ -100,10 +100,9 @@ class _HostTraining:
 
     def __init__(self, config: TrainConfig, environment: HostEnvironment, learner: Learner):
         self.config, self.environment, self.learner, self.agent = config, environment, learner, learner.agent
-        makers = (environment.make, environment.make_evaluation)
-        self.training, self.evaluation = (
-            LiveEnvironments(*each) for each in zip(makers, environment.lent, strict=True)
-        )
+        lent = environment.lent
+        self.training = LiveEnvironments(environment.make, lent[0], config.env_metrics, config.env_cost)
+        self.evaluation = LiveEnvironments(environment.make_evaluation, lent[1])
         # Compiled once for each trainer; a bound method of its own would be looked up by the whole of it.
         self._act = jax.jit(self.act, static_argnames="deterministic")
         self._begin, self._learn = jax.jit(self.begin), jax.jit(learner.learn)
@@ -148,7 +147,8 @@ class _HostTraining:
         room = partial(jax.tree.map, lambda x: np.zeros((self.config.num_steps, *x.shape), x.dtype))
         number, flag = jax.ShapeDtypeStruct(log_prob.shape, log_prob.dtype), jax.ShapeDtypeStruct(log_prob.shape, bool)
         steps = (observation, action, number, number, flag, flag, observation)
-        return Trajectory(*(room(each) for each in steps))._replace(memory=state.env_state.memory)
+        cost = () if self.config.env_cost is None else room(number)
+        return Trajectory(*(room(each) for each in steps))._replace(memory=state.env_state.memory, cost=cost)
 
     def step(self, state: TrainState) -> tuple[TrainState, Metrics]:
         check_state(state)
@@ -201,7 +201,8 @@ class _HostTraining:
         observation = batch_example(self.environment.observation_space, self.config.num_envs)
         for deterministic in (False, True):
             self._act(_acting(state), observation, state.env_state.memory, state.key, 0, deterministic=deterministic)
-        episodes = jax.device_get(summarize(no_episodes(self.config.num_envs, np)))
+        num_envs, cost = self.config.num_envs, self.config.env_cost
+        episodes = EpisodeCounts(num_envs, self.config.env_metrics, cost is not None).summary()
         return self._learn(state, self.empty_trajectory(state), episodes)[1]
 
     def close(self) -> None:
