@@ -91,7 +91,7 @@ def test_every_metric_is_explained():
     text = page("metrics")
     assert set(metric_names()) - first_cells(text) == set()
     named = set(re.findall(r"`((?:episode|policy|critic|hyperparams)\.\w+)`", text))
-    assert named <= set(metric_names())
+    assert named <= {*metric_names(), "episode.cost_mean"}  # which only some environments have
 
 
 def test_every_dotted_name_exists():

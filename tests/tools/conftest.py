@@ -24,7 +24,9 @@ def _programs_are_shared():
         yield
 
 
-CONFIG = jtrpo.TrainConfig("CartPole-v1", total_timesteps=640, num_envs=4, num_steps=16, hidden_sizes=(4,))
+CONFIG = jtrpo.TrainConfig(
+    "CartPole-v1", total_timesteps=640, num_envs=4, num_steps=16, hidden_sizes=(4,), env_metrics=("discount",)
+)
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,8 @@ def page(runs):
 
 def test_the_page_needs_nothing_else(page):
     assert not re.search(r"<(link|script|img|iframe)\b|@import|url\((?!#)", page)
-    assert page.count("<svg") == 6
+    assert page.count("<svg") == 6 + 3  # of the environment's own number
+    assert "<b>metrics.discount.last</b>" in page
 
 
 def test_the_evaluation_is_that_of_the_runs(runs, page):

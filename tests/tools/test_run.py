@@ -12,7 +12,9 @@ from jtrpo.tools.checkpoint import Checkpoints, to_arrays
 from jtrpo.tools.run import run_training
 from tests import probes
 
-CONFIG = jtrpo.TrainConfig("CartPole-v1", total_timesteps=640, num_envs=4, num_steps=16, hidden_sizes=(4,))
+CONFIG = jtrpo.TrainConfig(
+    "CartPole-v1", total_timesteps=640, num_envs=4, num_steps=16, hidden_sizes=(4,), env_metrics=("discount",)
+)
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +40,8 @@ def test_a_run_stopped_anywhere_and_resumed_ends_with_the_same_bits(tmp_path):
     assert all(ours[name].tobytes() == theirs[name].tobytes() for name in theirs)
     tables = [(tmp_path / name / "metrics.csv").read_bytes() for name in ("straight", "stopped")]
     assert tables[0] == tables[1]
+    assert b",episode.metrics.discount.mean,episode.metrics.discount.sum,episode.metrics.discount.last," in tables[0]
+    assert int(resumed.state.env_state.episode_metrics["discount"].sum()) > 0
     assert jax.tree.all(
         jax.tree.map(lambda a, b: np.array_equal(a, b, equal_nan=True), straight.metrics, resumed.metrics)
     )

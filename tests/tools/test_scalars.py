@@ -16,6 +16,7 @@ def test_names_are_those_of_stable_baselines3_where_the_values_mean_the_same(his
         "train/is_line_search_success": metrics.policy.accepted,
         "train/explained_variance": metrics.critic.explained_variance,
         "train/kl": metrics.policy.kl,
+        "rollout/metrics.discount.sum": metrics.episode.metrics["discount"].sum,
         "hyperparams/max_kl": metrics.hyperparams.max_kl,
     }.items():
         assert named[name] == pytest.approx(float(value)), name

@@ -9,6 +9,7 @@ import sys
 import traceback
 from functools import partial
 
+import gymnax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,6 +19,7 @@ from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 
 import jtrpo
+from jtrpo.envs.gymnax import GymnaxEnvironment
 from tests.devices import communicating
 from tests.training.test_acting_kl import SMALL, acting_updates, assert_within
 
@@ -59,7 +61,7 @@ def updates(config, number):
 
 def side_by_side(number, **settings):
     """The same updates on one device and on eight."""
-    configs = [jtrpo.TrainConfig("CartPole-v1", mesh=mesh, **settings) for mesh in (None, all_devices())]
+    configs = [jtrpo.TrainConfig(**{"env": "CartPole-v1", **settings}, mesh=mesh) for mesh in (None, all_devices())]
     return zip(*(updates(config, number) for config in configs), strict=True)
 
 
@@ -105,7 +107,13 @@ def fractions_of_a_batch_know_no_devices():
 
 @quick
 def memory_and_reuse_know_no_devices():
-    three_updates_are_those_of_one(memory="gru", reuse=3, critic_minibatches=2, fisher_fraction=0.4)
+    class Costly(GymnaxEnvironment):
+        def step(self, key, state, action):
+            result = super().step(key, state, action)
+            return result._replace(cost=jnp.abs(result.final_observation[:2]))
+
+    own = {"env": Costly(*gymnax.make("CartPole-v1")), "env_metrics": ("discount",)}
+    three_updates_are_those_of_one(memory="gru", reuse=3, critic_minibatches=2, fisher_fraction=0.4, **own)
 
 
 @slow
