@@ -8,7 +8,7 @@ from pathlib import Path
 OWNS_PROGRAMS = "JTRPO_TEST_PROGRAMS" not in os.environ
 PROGRAMS = os.environ.setdefault("JTRPO_TEST_PROGRAMS", tempfile.mkdtemp() if OWNS_PROGRAMS else "")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", PROGRAMS)
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 # Most of the tests' time is compilation of programs that run once. Without LLVM's optimisation, in one piece, and without the
 # emitters that send each of hundreds of kernels through a compiler of its own, it takes a fifth of the processor time.
 QUICK_COMPILATION = (
@@ -22,6 +22,7 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 import jtrpo  # noqa: E402, F401  # before JAX's first computation
+from jtrpo.tools import run as run_module  # noqa: E402
 
 # What is imported stays, and traces leave little behind: the collector need not look through it all at every turn.
 gc.freeze()
@@ -67,4 +68,21 @@ def pytest_unconfigure():
 @pytest.fixture
 def x64():
     with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _programs_are_shared():
+    """What a run compiles is kept for the next run of the same settings: to trace it again takes longer than these runs."""
+    compile_, kept = run_module._compile, {}
+
+    def once(config, trainer, key, hyperparams, *, donate):
+        numbers = tuple(map(jax.typeof, hyperparams))
+        settings = (config, numbers, donate, run_module.EVALUATION_EPISODES, jax.config.jax_enable_x64)
+        if settings not in kept:
+            kept[settings] = compile_(config, trainer, key, hyperparams, donate=donate)
+        return kept[settings]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_module, "_compile", once)
         yield

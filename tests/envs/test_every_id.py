@@ -11,8 +11,11 @@ NEEDS_A_DOWNLOAD = "MNISTBandit-bsuite"
 SMALL = {"num_envs": 2, "num_steps": 8, "hidden_sizes": (8,), "critic_epochs": 1, "critic_minibatches": 1}
 
 
-@pytest.mark.parametrize("env_id", sorted(set(environment_ids()) - {NEEDS_A_DOWNLOAD}))
-def test_every_environment_is_reset_and_stepped(env_id):
+EVERY_ID = sorted(set(environment_ids()) - {NEEDS_A_DOWNLOAD})
+
+
+def resetting_and_stepping(env_id):
+    """A start, the state eight steps later, and what was collected."""
     environment = jtrpo.TrainConfig(env_id, **SMALL).environment
 
     def policy(observation, memory):
@@ -21,23 +24,37 @@ def test_every_environment_is_reset_and_stepped(env_id):
             return jtrpo.DiagGaussian(jnp.zeros((2, *shape)), jnp.zeros(shape)), memory
         return jtrpo.Categorical(jnp.zeros((2, int(environment.action_space.n)))), memory
 
-    @jax.jit
     def run(key):
         start = reset(environment, key, 2)
         return start, *collect(environment, policy, start, key, 8)[:2]
 
+    return run
+
+
+@pytest.mark.parametrize("env_id", EVERY_ID)
+def test_every_environment_keeps_its_types(env_id):
     with jax.numpy_rank_promotion("allow"):  # gymnax's Swimmer promotes ranks itself
-        start, end, trajectory = run(jax.random.key(0))
+        start, end, trajectory = jax.eval_shape(resetting_and_stepping(env_id), jax.random.key(0))
     assert isinstance(trajectory, Trajectory)
     described = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), tree)  # noqa: E731
     assert described(start) == described(end)  # or the next update would be compiled anew
-    for leaf in jax.tree.leaves((trajectory, start.observation, end.observation)):
-        assert jnp.isfinite(leaf).all()
     assert trajectory.reward.shape == (8, 2)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("env_id", EVERY_ID)
+def test_every_environment_is_reset_and_stepped(env_id):
+    with jax.numpy_rank_promotion("allow"):
+        start, end, trajectory = jax.jit(resetting_and_stepping(env_id))(jax.random.key(0))
+    for leaf in jax.tree.leaves((trajectory, start.observation, end.observation)):
+        assert jnp.isfinite(leaf).all()
+
+
 # One of each kind of observations; vectors and either kind of action are trained throughout these tests.
-@pytest.mark.parametrize("env_id", ["Breakout-MinAtar", "Catch-bsuite", "FrozenLake-misc"])
+@pytest.mark.parametrize(
+    "env_id",
+    ["Breakout-MinAtar", *(pytest.param(name, marks=pytest.mark.slow) for name in ("Catch-bsuite", "FrozenLake-misc"))],
+)
 def test_two_updates_on_every_kind_of_observation(env_id):
     result = jax.jit(jtrpo.make_train(jtrpo.TrainConfig(env_id, total_timesteps=32, **SMALL)))(jax.random.key(0))
     assert result.metrics.timesteps.tolist() == [16, 32]

@@ -128,7 +128,7 @@ def same(restored, arrays):
 
 def test_random_folders(saved, tmp_path, request):
     whole, state, arrays = saved
-    rounds, restored = 600 if request.config.getoption("--long") else 20, 0
+    rounds, restored = 600 if request.config.getoption("--long") else 12, 0
     for seed in range(rounds):
         chance, folder, mine, said = random.Random(seed), tmp_path / f"{seed}", {}, []
         shutil.copytree(whole, folder) if chance.random() < 0.8 else folder.mkdir()
@@ -208,6 +208,7 @@ with Checkpoints(sys.argv[1], CONFIG) as checkpoints:
 """
 
 
+@pytest.mark.slow
 def test_two_processes_one_of_which_is_killed_while_it_saves(saved, tmp_path, request):
     folder, state = shutil.copytree(saved[0], tmp_path / "run"), saved[1]
     chance, update = random.Random(0), 4

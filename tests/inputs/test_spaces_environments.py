@@ -19,6 +19,7 @@ from jtrpo.envs.gymnasium import HostVector
 from jtrpo.training.episodes import EpisodeTotals, add_finished, summarize
 from jtrpo.training.host.collect import collect_on_host, play_on_host
 from jtrpo.training.host.environments import LiveEnvironments
+from jtrpo.training.learner import Learner
 from jtrpo.training.rollout import staggered_resets
 from tests import probes
 from tests.training.test_host import act, room
@@ -238,6 +239,8 @@ def test_evaluation_of_an_asynchronous_vector_stays_in_this_process(made):
 def test_a_trainer_closes_what_it_made_and_nothing_else(monkeypatch):
     closed = []
     monkeypatch.setattr(SyncVectorEnv, "close", lambda self, **_: closed.append(self))
+    nothing = lambda _, state, *collected: (state._replace(update=state.update + 1), None)  # noqa: E731
+    monkeypatch.setattr(Learner, "learn", nothing)
     mine = probes.counting((4, 4), AutoresetMode.SAME_STEP)
     for env, count in (
         ("gymnasium:CartPole-v1", 2),
@@ -275,6 +278,7 @@ print("fine", int(metrics.samples.invalid))
 """
 
 
+@pytest.mark.slow
 def test_envpool_trains_without_a_warning():
     pytest.importorskip("envpool")
     done = subprocess.run([sys.executable, "-c", ENVPOOL], capture_output=True, text=True)

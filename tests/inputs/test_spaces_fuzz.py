@@ -11,6 +11,7 @@ import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from gymnasium import spaces
 from hypothesis import strategies as st
 
@@ -314,8 +315,10 @@ def fuzz(examples, one_in):
     return became
 
 
-def test_every_drawn_pair_of_spaces_trains_or_is_refused_by_name(request):
-    long = request.config.getoption("--long")
-    became = fuzz(5000 if long else 200, one_in=25 if long else 40)
-    assert became.count("trained") >= 3
+@pytest.mark.parametrize(
+    ("examples", "one_in"), [(80, 20), pytest.param(300, 25, marks=pytest.mark.slow)], ids=["some", "many"]
+)
+def test_every_drawn_pair_of_spaces_trains_or_is_refused_by_name(examples, one_in, request):
+    became = fuzz(5000 if request.config.getoption("--long") else examples, one_in)
+    assert became.count("trained") >= 2
     assert became.count("refused") < 0.8 * len(became)

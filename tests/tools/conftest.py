@@ -6,24 +6,6 @@ from jtrpo.tools import run as module
 from jtrpo.tools.checkpoint import Checkpoints
 from jtrpo.tools.run import run_training
 
-
-@pytest.fixture(scope="session", autouse=True)
-def _programs_are_shared():
-    """What a run compiles is kept for the next run of the same settings: to trace it again takes longer than these runs."""
-    compile_, kept = module._compile, {}
-
-    def once(config, trainer, key, hyperparams, *, donate):
-        numbers = tuple(map(jax.typeof, hyperparams))
-        settings = (config, numbers, donate, module.EVALUATION_EPISODES)
-        if settings not in kept:
-            kept[settings] = compile_(config, trainer, key, hyperparams, donate=donate)
-        return kept[settings]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_compile", once)
-        yield
-
-
 CONFIG = jtrpo.TrainConfig(
     "CartPole-v1", total_timesteps=640, num_envs=4, num_steps=16, hidden_sizes=(4,), env_metrics=("discount",)
 )

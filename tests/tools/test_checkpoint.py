@@ -16,11 +16,18 @@ CONFIG = jtrpo.TrainConfig(
 
 @pytest.fixture(scope="module")
 def states():
-    """The state after 0, 1, 2, ... updates."""
-    trainer = jtrpo.make_trainer(CONFIG)
-    step, states = jax.jit(trainer.step), [jax.jit(trainer.init)(jax.random.key(0))]
+    """As if after 0, 1, 2, ... updates: other numbers, of other bits, in every array, and another key."""
+
+    @jax.jit
+    def follow(state):
+        other = lambda x: x / 3 if jax.numpy.issubdtype(x.dtype, jax.numpy.floating) else x  # noqa: E731
+        key, update = jax.random.split(state.key)[0], state.update + 1
+        state = state._replace(policy_params=jax.tree.map(lambda x: x + 0.1, state.policy_params))
+        return jax.tree.map(other, state)._replace(key=key, update=update, hyperparams=state.hyperparams)
+
+    states = [jax.jit(jtrpo.make_trainer(CONFIG).init)(jax.random.key(0))]
     for _ in range(5):
-        states.append(step(states[-1])[0])
+        states.append(follow(states[-1]))
     return states
 
 

@@ -47,9 +47,18 @@ def test_train_ends_with_the_summary_as_json_and_a_picture(tmp_path, capsys):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-def test_options_reach_the_settings(capsys):
-    main(["train", "CartPole-v1", "--json", "--max-kl", "0.0001", "--cg-iterations", "2", *TINY])
+def test_options_reach_the_settings(capsys, monkeypatch):
+    main(["train", "CartPole-v1", "--json", "--max-kl", "0.0001", *TINY])
     assert 0 < json.loads(capsys.readouterr().out)["max_kl_seen"] <= 0.0001
+
+    def no_more(config, *_, **__):
+        assert (config.cg_iterations, config.num_envs, config.hidden_sizes) == (2, 4, (8,))
+        raise ValueError("these are the settings")
+
+    monkeypatch.setattr("jtrpo.tools.cli.run_training", no_more)
+    with pytest.raises(SystemExit):
+        main(["train", "CartPole-v1", "--cg-iterations", "2", *TINY])
+    assert "these are the settings" in capsys.readouterr().err
 
 
 def test_every_setting_is_an_option_with_help(capsys):
@@ -89,6 +98,7 @@ def test_a_saved_run_is_evaluated_resumed_and_kept(tmp_path, capsys):
         assert all(word in text for word in words), text
 
 
+@pytest.mark.slow  # of parts that are tested in tests/training/test_host.py and here
 def test_gymnasium_trains_saves_resumes_and_is_evaluated(tmp_path, capsys):
     folder = tmp_path / "run"
     run = ["train", "gymnasium:CartPole-v1", "--checkpoint-dir", str(folder), "--json", *TINY]
@@ -139,6 +149,7 @@ def test_wrong_input_exits_with_2_and_a_message_without_traceback(arguments, wor
     assert "Traceback" not in text
 
 
+@pytest.mark.slow  # tests/inputs/test_command_line.py starts two more
 def test_the_module_runs_as_a_program():
     done = subprocess.run([sys.executable, "-m", "jtrpo", "envs"], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -41,7 +41,7 @@ def assert_within(acting, metrics):
 @pytest.mark.parametrize(
     ("env", "settings"),
     [
-        ("Pendulum-v1", {"box_distribution": "gsde", "initial_log_std": -1.0}),
+        pytest.param("Pendulum-v1", {"box_distribution": "gsde", "initial_log_std": -1.0}, marks=pytest.mark.slow),
         pytest.param(
             "Pendulum-v1",
             {"box_distribution": "state_dependent_gaussian", "hidden_sizes": ()},
@@ -94,7 +94,7 @@ def test_on_the_host():
 
 
 def test_the_largest_kl_bounds_the_drift_too_where_it_bounds_the_step():
-    config = jtrpo.TrainConfig("Pendulum-v1", constraint="kl_max", num_envs=8, num_steps=64, hidden_sizes=(8,))
+    config = jtrpo.TrainConfig("Pendulum-v1", 40 * 512, 8, 64, constraint="kl_max", hidden_sizes=(8,))
     train = jax.jit(lambda key: jtrpo.make_train(config)(key, jtrpo.Hyperparams(max_kl=0.02)))
     metrics = train(jax.random.key(0)).metrics
     assert (metrics.policy.kl_max <= 0.02).all()

@@ -58,7 +58,13 @@ def faulty(**settings):
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"memory": "gru", "critic": "gauss_newton", "critic_epochs": 1, "normalize_observations": False}],
+    [
+        {},
+        pytest.param(
+            {"memory": "gru", "critic": "gauss_newton", "critic_epochs": 1, "normalize_observations": False},
+            marks=pytest.mark.slow,
+        ),
+    ],
     ids=["defaults", "memory"],
 )
 def test_a_fault_of_the_environment_costs_the_samples_that_have_it_and_no_more(settings):

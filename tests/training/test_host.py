@@ -156,12 +156,22 @@ def trained(mode, **settings):
     return trainer, state, metrics
 
 
-def test_every_mode_learns_the_same_to_the_bit():
-    (trainer, state, metrics), *others = [trained(mode) for mode in MODES]
-    for _, other, theirs in others:
-        for ours, them in zip(jax.tree.leaves(state.policy_params), jax.tree.leaves(other.policy_params), strict=True):
-            np.testing.assert_array_equal(ours, them)
-        assert float(theirs.critic.loss) == float(metrics.critic.loss)
+@pytest.fixture(scope="module")
+def in_the_same_step():
+    return trained(AutoresetMode.SAME_STEP)
+
+
+@pytest.mark.parametrize(
+    "mode", [AutoresetMode.NEXT_STEP, pytest.param(AutoresetMode.DISABLED, marks=pytest.mark.slow)]
+)
+def test_every_mode_learns_the_same_to_the_bit(in_the_same_step, mode):
+    (_, state, metrics), (_, other, theirs) = in_the_same_step, trained(mode)
+    jax.tree.map(np.testing.assert_array_equal, state.policy_params, other.policy_params)
+    assert float(theirs.critic.loss) == float(metrics.critic.loss)
+
+
+def test_a_trained_state_is_evaluated(in_the_same_step):
+    trainer, state, metrics = in_the_same_step
     assert int(metrics.timesteps) == 96
     assert metrics.policy.accepted
     returns = trainer.evaluate(state, jax.random.key(0), 3)

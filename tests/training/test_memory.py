@@ -26,7 +26,7 @@ def config(**settings):
     return jtrpo.TrainConfig(env=Walk(probes.DISCRETE), total_timesteps=32, **{**small, **settings})
 
 
-@pytest.fixture(scope="module", params=["gru", "shared lstm", "shared"])
+@pytest.fixture(scope="module", params=["gru", "shared lstm", pytest.param("shared", marks=pytest.mark.slow)])
 def collected(request):
     """An agent, its state after an update, and what that state collects next."""
     cell = request.param.split()[-1]

@@ -48,7 +48,7 @@ def config(**settings):
     return jtrpo.TrainConfig("CartPole-v1", total_timesteps=256, **{**common, **settings})
 
 
-@pytest.mark.parametrize("memory", [pytest.param(None, marks=pytest.mark.slow), "gru"])
+@pytest.mark.parametrize("memory", [None, pytest.param("gru", marks=pytest.mark.slow)])
 def test_the_first_update_is_the_one_without_reuse_and_later_ones_are_not(memory, x64):
     states, steps = {}, {}
     for reuse in (1, 3):
@@ -78,6 +78,7 @@ def test_older_samples_keep_their_log_probabilities_and_kl_holds_over_the_window
     assert np.abs(today - flat.log_prob).max() > 0.01  # stored under the policies of then
 
 
+@pytest.mark.slow
 def test_a_probe_is_solved_with_old_samples_too():
     config = jtrpo.TrainConfig(
         probes.MatchObservation(probes.DISCRETE),

@@ -24,9 +24,14 @@ def train():
     return jax.jit(jtrpo.make_train(CONFIG))
 
 
+def limited(max_kl):
+    """Numbers of the same types whatever the limit: they are compiled for once."""
+    return jtrpo.Hyperparams(max_kl=jnp.float32(max_kl))
+
+
 @pytest.fixture(scope="module")
 def whole(train):
-    return train(jax.random.key(0))
+    return train(jax.random.key(0), limited(jtrpo.Hyperparams().max_kl))
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +105,7 @@ def mapped():
 
 def test_vmap_over_seeds_and_hyperparameters_equals_one_by_one(train, mapped):
     for index in (0, 1, 3):
-        alone = train(KEYS[index], jtrpo.Hyperparams(max_kl=LIMITS.max_kl[index]))
+        alone = train(KEYS[index], limited(LIMITS.max_kl[index]))
         mine = jax.tree.map(lambda x, index=index: x[index], mapped)
         np.testing.assert_array_equal(alone.metrics.timesteps, mine.metrics.timesteps)
         np.testing.assert_allclose(alone.metrics.policy.kl, mine.metrics.policy.kl, rtol=1e-3)
@@ -218,7 +223,7 @@ def learn_ten_times(factor, rewards=lambda update: jnp.full((16, 4), jnp.nan), c
     """Ten updates from the collections of ten updates, their rewards times ``factor`` or replaced."""
     (state, learn), history = learning(critic), []
     for update in range(10):
-        state, metrics = learn(state, jnp.asarray(factor, float), rewards(update))
+        state, metrics = learn(state, jnp.asarray(factor, float), jnp.array(rewards(update), float))
         history.append(metrics)
     return state, history
 

@@ -299,7 +299,7 @@ def settings(**changes):
 
 @pytest.mark.parametrize(
     ("space", "change"),
-    [(probes.DISCRETE, {"vine_choice": "value_error"}), (probes.CONTINUOUS, {})],
+    [(probes.DISCRETE, {"vine_choice": "value_error"}), pytest.param(probes.CONTINUOUS, {}, marks=pytest.mark.slow)],
     ids=["all actions, value_error", "sampled"],
 )
 def test_a_probe_is_solved(space, change):
