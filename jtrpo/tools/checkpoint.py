@@ -17,11 +17,12 @@ import numpy as np
 
 from jtrpo.core.check import check_count
 from jtrpo.envs.gymnasium import PREFIX
+from jtrpo.networks.network import Network
 from jtrpo.tools.arrays import KEY_IMPLEMENTATIONS, check_arrays, from_arrays, named, to_arrays
 from jtrpo.tools.checkpoint_folder import FORMAT, Damaged, clean, found, read, read_run, remove, updates_in, write
 from jtrpo.tools.distributed import is_lead, lead_does, meet
 from jtrpo.tools.files import absolute, set_aside, writable
-from jtrpo.tools.fingerprint import describe, differences, fingerprint, versions
+from jtrpo.tools.fingerprint import FUNCTIONS, describe, differences, fingerprint, versions
 from jtrpo.tools.lock import Lock
 from jtrpo.training.config import TrainConfig
 from jtrpo.training.host.trainer import trainer_for
@@ -286,17 +287,21 @@ class Checkpoints:
         return _restored(run, arrays, template, state_shardings(self._config.mesh, template))
 
 
-def load(directory: str | Path, env: Any = None) -> tuple[TrainConfig, Restored]:
+def load(
+    directory: str | Path, env: Any = None, policy_network: Network | None = None, critic_network: Network | None = None
+) -> tuple[TrainConfig, Restored]:
     """Read the best checkpoint by evaluation, or the newest where none was evaluated, and the settings it was made with.
 
     Args:
         directory: of the checkpoints; not written to.
         env: environment, where the run's was an object, or an id that imports a module (``gymnasium:module:Id-v0``): what a file
             says imports nothing.
+        policy_network: the run's, where it had one of the user's own.
+        critic_network: likewise.
 
     Raises:
         FileNotFoundError: there is no checkpoint.
-        ValueError: none is whole, or the environment is not known, or has other spaces.
+        ValueError: none is whole, or the environment is not known, or has other spaces, or a network is missing.
     """
     path = absolute(directory, "directory")
     runs, damage = {}, []
@@ -322,14 +327,20 @@ def load(directory: str | Path, env: Any = None) -> tuple[TrainConfig, Restored]
     for text in damage:
         warnings.warn(f"{text}; left aside", stacklevel=2)
     run, arrays = chosen
-    config = _config_of(run["settings"], env)
+    networks = {"policy_network": policy_network, "critic_network": critic_network}
+    config = _config_of(run["settings"], env, networks)
     return config, _restored(run, arrays, _template(config, _key_of(run)))
 
 
-def _config_of(settings: dict[str, Any], env: Any) -> TrainConfig:
+def _config_of(settings: dict[str, Any], env: Any, networks: dict[str, Network | None]) -> TrainConfig:
     """The configuration that a file tells of; what it says imports nothing and calls nothing by name."""
-    known = {field.name for field in dataclasses.fields(TrainConfig)} - {"schedules", "mesh"}
-    wanted = {name: value for name, value in settings.items() if name in known}
+    known = {field.name for field in dataclasses.fields(TrainConfig)} - {"schedules", "mesh", *FUNCTIONS}
+    wanted = {name: value for name, value in settings.items() if name in known} | networks
+    missing = [f"{name}={settings[name]!r}" for name, given in networks.items() if given is None and settings.get(name)]
+    if missing:
+        raise ValueError(
+            f"the run had networks of your own, {' and '.join(missing)}; give the same jtrpo.Network again"
+        )
     if env is not None:
         wanted["env"] = env
     name = wanted.get("env")

@@ -17,8 +17,12 @@ from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 
 from jtrpo.envs.gymnasium import HostEnvironment
+from jtrpo.networks.network import Network
 from jtrpo.training.config import TrainConfig
 from jtrpo.training.hyperparams import Hyperparams
+
+FUNCTIONS = ("policy_network", "critic_network", "advantage_estimator", "objective", "on_batch")
+"""Settings that are functions of the user's own: known by their names."""
 
 _SMALL = 8
 """Elements up to which an array is written out; of a larger one, a digest."""
@@ -33,6 +37,7 @@ def describe(config: TrainConfig, hyperparams: Hyperparams | None = None, seed: 
     del settings["mesh"]  # a run may go on on other devices
     settings["env"] = environment_name(config)
     settings["schedules"] = sorted(config.schedules)
+    settings |= {name: _function_name(settings[name]) for name in FUNCTIONS}
     if hyperparams is not None:
         settings |= {name: float(value) for name, value in hyperparams._asdict().items()}
     if seed is not None:
@@ -50,6 +55,12 @@ def versions() -> dict[str, str]:
     device = jax.devices()[0]
     version = sys.modules["jtrpo"].__version__  # which tools may not import
     return {"jtrpo": version, "jax": jax.__version__, "device": f"{device.platform}: {device.device_kind}"}
+
+
+def _function_name(function: Any) -> str | None:
+    if isinstance(function, Network):
+        function = function.apply
+    return None if function is None else getattr(function, "__qualname__", type(function).__qualname__)
 
 
 def environment_name(config: TrainConfig) -> str:

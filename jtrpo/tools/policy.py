@@ -10,12 +10,15 @@ from gymnasium import spaces
 from jaxtyping import PRNGKeyArray, PyTree
 
 from jtrpo.envs.actions import environment_action
+from jtrpo.networks.network import Network
 from jtrpo.tools.checkpoint import load
 from jtrpo.training.agent import Memories, make_agent
 from jtrpo.training.keys import one_key
 
 
-def load_policy(directory: str | Path, env: Any = None) -> Callable[..., tuple[Any, PyTree]]:
+def load_policy(
+    directory: str | Path, env: Any = None, policy_network: Network | None = None, critic_network: Network | None = None
+) -> Callable[..., tuple[Any, PyTree]]:
     """Load the policy of a run: its best checkpoint by evaluation, or its newest where none was evaluated.
 
         policy = jtrpo.load_policy("runs/cartpole")
@@ -25,6 +28,8 @@ def load_policy(directory: str | Path, env: Any = None) -> Callable[..., tuple[A
     Args:
         directory: what was given as ``checkpoint_dir``.
         env: environment, where the run's was an object, or an id that imports a module (``gymnasium:module:Id-v0``).
+        policy_network: the run's, where it had one of your own.
+        critic_network: likewise.
 
     Returns:
         A pure function ``(observation, memory=None, *, key=None) -> (action, memory)`` that calls a compiled one. Observations
@@ -35,9 +40,9 @@ def load_policy(directory: str | Path, env: Any = None) -> Callable[..., tuple[A
 
     Raises:
         FileNotFoundError: there is no checkpoint.
-        ValueError: none is whole, or the environment is not known, or has other spaces.
+        ValueError: none is whole, or the environment is not known, or has other spaces, or a network is missing.
     """
-    config, restored = load(directory, env)
+    config, restored = load(directory, env, policy_network, critic_network)
     agent = make_agent(config)
     observation_space, action_space = config.environment.observation_space, config.environment.action_space
 

@@ -10,6 +10,7 @@ from jax.flatten_util import ravel_pytree
 import jtrpo
 from jtrpo.networks.network import over_sequences
 from jtrpo.networks.recurrent import Sequences
+from jtrpo.tools.checkpoint import Checkpoints
 from jtrpo.training.trainer import make_collect
 from tests.training.own_networks import KINDS, averaging, networks
 
@@ -217,3 +218,22 @@ def test_cartpole_is_learned(kind):
     result = jax.jit(jtrpo.make_train(settings, evaluate_every=7))(jax.random.key(0))
     assert float(result.best_return) >= 475
     assert (result.metrics.policy.kl <= result.metrics.hyperparams.max_kl).all()
+
+
+def test_a_run_resumes_and_its_policy_loads_with_the_same_functions_given_again(remembering, tmp_path):
+    settings, state, *_ = remembering
+    with Checkpoints(tmp_path, settings) as checkpoints:
+        checkpoints.save(state)
+    restored = Checkpoints(tmp_path, config(**OWN)).restore().state
+    for old, new in zip(jax.tree.leaves(state.policy_params), jax.tree.leaves(restored.policy_params), strict=True):
+        np.testing.assert_array_equal(old, new)
+    with pytest.raises(ValueError, match=r"policy_network is 'networks.<locals>.policy' there and None here"):
+        Checkpoints(tmp_path, config()).restore()
+    with pytest.raises(ValueError, match=r"networks of your own, policy_network='networks.<locals>.policy' and critic_"):
+        jtrpo.load_policy(tmp_path)
+    policy = jtrpo.load_policy(tmp_path, **OWN)
+    observation = np.ones(4, np.float32)
+    distribution, memory = jtrpo.make_agent(settings).policy(state, observation[None])
+    action, after = policy(observation)
+    assert action == distribution.mode()[0]
+    np.testing.assert_allclose(after.policy[1], memory.policy[1], rtol=1e-6)
