@@ -25,7 +25,7 @@ from jtrpo.training.agent import Agent, make_agent  # noqa: E402
 from jtrpo.training.config import TrainConfig  # noqa: E402
 from jtrpo.training.host.trainer import HostTrainer, make_host_trainer  # noqa: E402
 from jtrpo.training.hyperparams import Hyperparams  # noqa: E402
-from jtrpo.training.state import Metrics, TrainResult, TrainState  # noqa: E402
+from jtrpo.training.state import EvaluatedResult, Metrics, TrainResult, TrainState  # noqa: E402
 from jtrpo.training.trainer import Trainer, make_train, make_trainer  # noqa: E402
 from jtrpo.training.tuned import tuned  # noqa: E402
 
@@ -41,6 +41,7 @@ __all__ = [
     "Distribution",
     "EnvStep",
     "Environment",
+    "EvaluatedResult",
     "Evaluation",
     "HostTrainer",
     "Hyperparams",

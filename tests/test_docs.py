@@ -163,11 +163,18 @@ def test_the_recipes_for_updates_of_ones_own_run(capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_the_opened_trainers_code_runs_from_top_to_bottom():
+    names = run_blocks("open_trainer")
+    assert names["result"].best_return.shape == (2,)
+    assert {"policy_network", "critic_network", "advantage_estimator", "objective", "on_batch"} <= set(
+        re.findall(r"\w+", page("open_trainer"))
+    )
+
+
 def test_the_cookbooks_code_runs_from_top_to_bottom(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     names = run_blocks("cookbook")
-    assert names["reward"][-1] > 0.9 > 0.7 > names["reward"][0]
-    assert (names["kl"] <= 0.03).all()
     assert jax.nn.softmax(names["distribution"].logits).tolist() == [[1, 0, 0], [1, 0, 0]]
     recalled = names["result"].metrics
     assert recalled.episode.return_mean[-1] > 0.9 > 0.7 > recalled.episode.return_mean[0]  # memory and masks together
