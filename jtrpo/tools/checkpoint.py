@@ -20,7 +20,7 @@ from jtrpo.envs.gymnasium import PREFIX
 from jtrpo.networks.network import Network
 from jtrpo.tools.arrays import KEY_IMPLEMENTATIONS, check_arrays, from_arrays, named, to_arrays
 from jtrpo.tools.checkpoint_folder import FORMAT, Damaged, clean, found, read, read_run, remove, updates_in, write
-from jtrpo.tools.distributed import is_lead, lead_does, meet
+from jtrpo.tools.distributed import barrier, is_lead, on_lead
 from jtrpo.tools.files import absolute, set_aside, writable
 from jtrpo.tools.fingerprint import FUNCTIONS, describe, differences, fingerprint, versions
 from jtrpo.tools.lock import Lock
@@ -111,10 +111,10 @@ class Checkpoints:
         """
         if self._claimed:
             return
-        lead_does(self._lock.acquire)
+        on_lead(self._lock.acquire)
         if is_lead():
             clean(self.directory)
-        meet()
+        barrier()
         self._claimed = True
         self._scores = {}
         for update in found(self.directory):
@@ -248,7 +248,7 @@ class Checkpoints:
         self._scores[run["update"]] = run["score"]
         if is_lead():
             self._forget()
-        meet()
+        barrier()
 
     def _forget(self) -> None:
         """Remove what is neither among the newest nor the best."""
@@ -268,7 +268,7 @@ class Checkpoints:
                 f"back to {back_to}",
                 stacklevel=3,
             )
-        meet()
+        barrier()
 
     def _read(self, update: int) -> Restored:
         run, arrays = read(self.directory, update)

@@ -1,4 +1,4 @@
-"""A run on several hosts: join the others, agree with them, and leave together. In one process, nothing."""
+"""A run of several processes: join them, compare, decide and wait together. In a single process these do nothing."""
 
 import json
 from collections.abc import Callable
@@ -56,21 +56,21 @@ def is_lead() -> bool:
     return jax.process_index() == 0
 
 
-def meet() -> None:
-    """Return when every process has come here."""
+def barrier() -> None:
+    """Wait until every process has called this."""
     _gather(np.zeros(()))
 
 
-def agreed(question: Callable[[], bool]) -> Callable[[], bool]:
-    """The same question with one answer for all processes: yes where any of them says so."""
-    return lambda: bool(_gather(np.asarray(question())).any())
+def any_process(predicate: Callable[[], bool]) -> Callable[[], bool]:
+    """The predicate over all processes: true in each where it is true in any."""
+    return lambda: bool(_gather(np.asarray(predicate())).any())
 
 
-def lead_does(act: Callable[[], Any]) -> None:
-    """Let process 0 act, and all go on together or raise together.
+def on_lead(act: Callable[[], Any]) -> None:
+    """Call ``act`` in process 0; where that raises ``ValueError``, every process does.
 
     Raises:
-        ValueError: that of process 0; the others only say that there was one.
+        ValueError: that of process 0; in the others, one that refers to it.
     """
     problem: ValueError | None = None
     if is_lead():
@@ -78,15 +78,15 @@ def lead_does(act: Callable[[], Any]) -> None:
             act()
         except ValueError as error:
             problem = error
-    if agreed(lambda: problem is not None)():
+    if any_process(lambda: problem is not None)():
         raise problem or ValueError("process 0 of this run cannot go on; its message says why")
 
 
-def check_same(settings: dict[str, Any]) -> None:
+def check_same_settings(settings: dict[str, Any]) -> None:
     """Compare the settings of all processes.
 
     Raises:
-        ValueError: some differ from those of process 0; names, values and processes. Every process raises it.
+        ValueError: in every process, where some differ from those of process 0: their names, values and processes.
     """
     mine = np.frombuffer(json.dumps(settings, sort_keys=True).encode(), np.uint8)
     lengths = _gather(np.asarray(mine.size))

@@ -1,145 +1,51 @@
-"""What the command line takes: a class for each command, whose fields are its options."""
+"""From what was typed to a command: its own options, and for ``train`` every setting of a training besides."""
 
 import dataclasses
 import inspect
 import re
-from pathlib import Path
-from typing import Annotated, Any
+from functools import reduce
+from operator import or_
+from typing import Annotated, Any, Protocol
 
 import tyro
 
+from jtrpo.tools.commands import COMMANDS, Train
 from jtrpo.training.config import TrainConfig
 from jtrpo.training.hyperparams import Hyperparams
 from jtrpo.training.tuned import TUNED
 
 
-@dataclasses.dataclass(frozen=True)
-class Train:
-    """Train a policy by TRPO, evaluate it over 128 episodes, and sum the run up."""
+class Command(Protocol):
+    """A command with its options."""
 
-    env: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENV")]
-    """Environment id, such as CartPole-v1; `jtrpo envs` lists them. Settings that are not given are those that ship for it.
-    gymnasium:ID trains on an environment of Gymnasium."""
-    seed: int = 0
-    """Seed of the random key, below 2**32."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """End with the summary as one line of JSON."""
-    plot: Path | None = None
-    """Write the learning curve to this file (.png, .svg or .pdf)."""
-    checkpoint_dir: Path | None = None
-    """Save the run in this folder: checkpoints, config.json, metrics.csv, and at the end summary.json and curve.png."""
-    checkpoint_every: int = 10
-    """Updates between two checkpoints."""
-    evaluate_every: int = 0
-    """Updates between two evaluations, each saved as a checkpoint with its score; 0: only at the end."""
-    keep: int = 3
-    """Newest checkpoints to keep, besides the best by evaluation."""
-    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Go on from the newest whole checkpoint of the folder, or begin where there is none yet."""
-    tensorboard: Path | None = None
-    """Log to TensorBoard in this folder (extra tensorboard)."""
-    wandb: str | None = None
-    """Log to this project of Weights & Biases (extra wandb); WANDB_MODE=offline keeps it on this machine."""
-    devices: int = 1
-    """Devices of this machine to divide the environments among; 0: all there are."""
-    distributed: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """One of several processes that train together on all their devices; the same command in each. Without the three options
-    that follow, as the cluster has it (SLURM, Kubernetes, MPI or TPU)."""
-    coordinator: str | None = None
-    """Address and port of process 0 for --distributed, such as 10.0.0.1:1234."""
-    num_processes: int | None = None
-    """How many processes there are."""
-    process_id: int | None = None
-    """Which one this is, from 0. Process 0 reports and draws; checkpoints need a folder that all share."""
-    quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Show no progress; warnings and the summary stay."""
-    debug_nans: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Stop at the first number that is not finite, and name its step and array."""
-    given: tyro.conf.Suppress[dict[str, Any]] = dataclasses.field(default_factory=dict)
+    def run(self) -> None:
+        """Do it."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Evaluate:
-    """Score the best checkpoint of a run by evaluation, or its newest where none was evaluated."""
-
-    directory: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
-    """Folder that was given as --checkpoint-dir."""
-    env: str | None = None
-    """Environment id, where the folder's is one that imports a module."""
-    episodes: int = 128
-    """Episodes to play, with the most likely actions and again with sampled ones."""
-    seed: int = 0
-    """Seed of the random key, below 2**32."""
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """End with the result as one line of JSON."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Watch:
-    """Play one episode with the policy of a saved run, and write it as an animated picture."""
-
-    directory: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
-    """Folder that was given as --checkpoint-dir."""
-    env: str | None = None
-    """Environment id, where the folder's is one that imports a module."""
-    out: Path = Path("policy.gif")
-    """Picture to write (.gif, .webp or .png)."""
-    sample: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Draw actions from the policy, instead of its most likely ones."""
-    seed: int = 0
-    """Seed of the random key, below 2**32."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Plot:
-    """Draw the curves of saved runs; runs that differ in nothing but their seed are one curve with a band."""
-
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DIR...")]
-    """Folders that were given as --checkpoint-dir."""
-    metric: str = "episode.return_mean"
-    """A column of their metrics.csv, such as policy.kl."""
-    out: Path = Path("runs.png")
-    """Picture to write (.png, .svg or .pdf)."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Report:
-    """Write a page about saved runs: settings, curves and evaluation, in one HTML file."""
-
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="DIR...")]
-    """Folders that were given as --checkpoint-dir."""
-    out: Path = Path("report.html")
-    """Page to write."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Envs:
-    """List the ids of the environments that can be trained on."""
-
-
-def parse(argv: list[str] | None) -> Any:
+def parse(argv: list[str]) -> Command:
     """A command with its options; exits with 2 and a message where they are wrong.
 
-    Of ``train``, with what ships for the environment as the defaults; ``given`` holds the settings that the user gave.
+    The defaults of ``train`` are the settings that ship for the environment; ``given`` holds those that the user gave.
     """
-    plain = _parse(argv, {})
-    if not isinstance(plain, Train):
-        return plain
-    config, numbers = TUNED.get(plain.env, ({}, {}))
+    by_default = _parse(argv, {})
+    if not isinstance(by_default, Train):
+        return by_default
+    config, numbers = TUNED.get(by_default.env, ({}, {}))
     shipped: dict[str, Any] = {**config, **numbers}
-    command = _parse(argv, shipped) if shipped else plain
+    command = _parse(argv, shipped) if shipped else by_default
     defaults = {name: default for name, _, default in (*CONFIG_FIELDS, *HYPERPARAM_FIELDS)}
     given = {}
     for name, default in defaults.items():
-        one, other = getattr(plain, name), getattr(command, name)
-        if one != default or other != shipped.get(name, default):  # each default would have shown in one of them
-            given[name] = one
-    return dataclasses.replace(command, given=given)
+        value, other = getattr(by_default, name), getattr(command, name)
+        if value != default or other != shipped.get(name, default):  # given, since one of the two is not its default
+            given[name] = value
+    return dataclasses.replace(command, given=given, argv=tuple(argv))
 
 
-def _parse(argv: list[str] | None, defaults: dict[str, Any]) -> Any:
+def _parse(argv: list[str], defaults: dict[str, Any]) -> Any:
+    commands: Any = [_with_settings(Train, defaults) if command is Train else command for command in COMMANDS]
     return tyro.cli(
-        _with_settings(Train, defaults) | Evaluate | Watch | Plot | Report | Envs,  # type: ignore[arg-type]
+        reduce(or_, commands),
         args=argv,
         prog="jtrpo",
         description="Trust Region Policy Optimization in JAX.",
@@ -147,7 +53,7 @@ def _parse(argv: list[str] | None, defaults: dict[str, Any]) -> Any:
     )
 
 
-# The settings become options by their own definitions: a new field is a new option, its help the class's docstring.
+# The settings become options by their own definitions: a new field is a new option, its help from the class's docstring.
 CONFIG_FIELDS = [
     (field.name, field.type, field.default)
     for field in dataclasses.fields(TrainConfig)

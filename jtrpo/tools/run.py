@@ -14,7 +14,7 @@ from jtrpo.core.check import check_count, check_seed
 from jtrpo.core.line_search import UpdateStatus
 from jtrpo.envs.gymnasium import HostEnvironment
 from jtrpo.tools.checkpoint import Checkpoints, Restored
-from jtrpo.tools.distributed import agreed, is_lead, lead_does
+from jtrpo.tools.distributed import any_process, is_lead, on_lead
 from jtrpo.tools.fingerprint import environment_name
 from jtrpo.tools.metrics_log import MetricsLog
 from jtrpo.tools.non_finite import first_non_finite
@@ -112,7 +112,7 @@ def run_training(
 
     done, last = int(state.update), config.num_updates
     saved = None if checkpoints is None or done not in checkpoints.updates() else done
-    stop = agreed(stop)
+    stop = any_process(stop)
     file = None if checkpoints is None or not is_lead() else checkpoints.directory / METRICS_FILE
     if checkpoints is not None and is_lead():
         write_settings(checkpoints.directory, config, hyperparams, seed)
@@ -188,7 +188,7 @@ def _begin(
             f"checkpoint_dir={str(checkpoints.directory)!r} already holds checkpoints, up to update {updates[-1]}; give "
             "restored=checkpoints.restore() to go on from there, or choose another folder"
         )
-    lead_does(lambda: check_own(checkpoints.directory))
+    on_lead(lambda: check_own(checkpoints.directory))
 
 
 def _compile(
