@@ -13,7 +13,7 @@ import jax
 
 from jtrpo.tools.console import quiet_libraries, resume_command, say, warnings_in_one_line
 from jtrpo.tools.distributed import is_lead
-from jtrpo.tools.files import writable
+from jtrpo.tools.files import make_folder
 from jtrpo.tools.options import parse
 
 LOST = 75
@@ -80,7 +80,7 @@ def _keep_compiled_programs() -> None:
         # One folder per machine: programs for one processor may not run on another that shares the home directory.
         try:
             cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jtrpo" / platform.node()
-            cache = writable(cache)
+            cache = make_folder(cache)
         except (RuntimeError, ValueError):  # no home, or not ours: compiled programs are not kept
             return
         jax.config.update("jax_compilation_cache_dir", str(cache))

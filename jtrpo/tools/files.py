@@ -25,7 +25,7 @@ def absolute(directory: str | Path, name: str = "checkpoint_dir") -> Path:
     return path.absolute()
 
 
-def writable(directory: str | Path, name: str = "checkpoint_dir") -> Path:
+def make_folder(directory: str | Path, name: str = "checkpoint_dir") -> Path:
     """The folder's path from the root, after making it and trying it out.
 
     Raises:
@@ -70,7 +70,7 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def replace(file: Path, write: Callable[[Path], Any]) -> None:
+def atomic_write(file: Path, write: Callable[[Path], Any]) -> None:
     """Write beside and rename: what was there stays whole until the new one is.
 
     Raises:

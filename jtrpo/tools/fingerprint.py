@@ -1,6 +1,5 @@
 """What a run is known by: its settings and its environment, as JSON that two processes agree on."""
 
-import dataclasses
 import enum
 import functools
 import hashlib
@@ -17,50 +16,13 @@ from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 
 from jtrpo.envs.gymnasium import HostEnvironment
-from jtrpo.networks.network import Network
 from jtrpo.training.config import TrainConfig
-from jtrpo.training.hyperparams import Hyperparams
-
-FUNCTIONS = ("policy_network", "critic_network", "advantage_estimator", "objective", "on_batch")
-"""Settings that are functions of the user's own: known by their names."""
 
 _SMALL = 8
 """Elements up to which an array is written out; of a larger one, a digest."""
 _MOST = 200
 """Parameters up to which an environment's are listed; of more, a digest."""
 _DEEPEST = 8
-
-
-def describe(config: TrainConfig, hyperparams: Hyperparams | None = None, seed: int | None = None) -> dict[str, Any]:
-    """Settings as JSON, by name: functions by the numbers they schedule, an environment by its fingerprint."""
-    settings = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    del settings["mesh"]  # a run may go on on other devices
-    settings["env"] = environment_name(config)
-    settings["schedules"] = sorted(config.schedules)
-    settings |= {name: _function_name(settings[name]) for name in FUNCTIONS}
-    if hyperparams is not None:
-        settings |= {name: float(value) for name, value in hyperparams._asdict().items()}
-    if seed is not None:
-        settings["seed"] = int(seed)
-    return json.loads(json.dumps(settings | fingerprint(config)))
-
-
-def differences(there: dict[str, Any], here: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Settings that both know and that differ, by name."""
-    return {name: (there[name], here[name]) for name in here if name in there and there[name] != here[name]}
-
-
-def versions() -> dict[str, str]:
-    """What the bits of a run depend on besides its settings."""
-    device = jax.devices()[0]
-    version = sys.modules["jtrpo"].__version__  # which tools may not import
-    return {"jtrpo": version, "jax": jax.__version__, "device": f"{device.platform}: {device.device_kind}"}
-
-
-def _function_name(function: Any) -> str | None:
-    if isinstance(function, Network):
-        function = function.apply
-    return None if function is None else getattr(function, "__qualname__", type(function).__qualname__)
 
 
 def environment_name(config: TrainConfig) -> str:

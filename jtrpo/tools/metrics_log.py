@@ -11,7 +11,7 @@ from typing import Any, Self
 import jax
 import numpy as np
 
-from jtrpo.tools.files import replace, set_aside
+from jtrpo.tools.files import atomic_write, set_aside
 from jtrpo.training.state import Metrics
 
 
@@ -45,7 +45,7 @@ class MetricsLog:
         if file is not None:
             table = [["update", *self._names], *([str(update), *cells] for update, cells in enumerate(kept, start=1))]
             text = "".join(",".join(cells) + "\n" for cells in table)
-            replace(file, lambda beside: beside.write_text(text, encoding="utf-8"))
+            atomic_write(file, lambda beside: beside.write_text(text, encoding="utf-8"))
             self._file = file.open("ab", buffering=0)  # a row that does not fit is not tried again
 
     def __enter__(self) -> Self:

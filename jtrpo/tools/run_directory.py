@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from jtrpo.tools.checkpoint_folder import found
-from jtrpo.tools.files import replace
-from jtrpo.tools.fingerprint import describe, versions
+from jtrpo.tools.checkpoint.folder import checkpoint_folders
+from jtrpo.tools.files import atomic_write
 from jtrpo.tools.plot import learning_curve, save_figure
+from jtrpo.tools.settings import describe, versions
 from jtrpo.training.config import TrainConfig
 from jtrpo.training.hyperparams import Hyperparams
 from jtrpo.training.state import Metrics
@@ -35,7 +35,7 @@ def check_own(directory: Path) -> None:
         pass
     names = (METRICS_FILE, _CONFIG_FILE, _SUMMARY_FILE, _CURVE_FILE)
     foreign = [name for name in names if os.path.lexists(directory / name)]
-    if foreign and not found(directory):
+    if foreign and not checkpoint_folders(directory):
         raise ValueError(
             f"checkpoint_dir={str(directory)!r} holds {', '.join(foreign)}, which no run of jtrpo wrote and this one would write "
             "over; choose another folder, or move them away"
@@ -65,7 +65,9 @@ def write_curve(directory: Path, title: str, metrics: Metrics) -> None:
     """Write ``curve.png``; where it cannot be drawn or written, a warning says so: the run is whole without it."""
     file = directory / _CURVE_FILE
     try:
-        replace(file, lambda beside: save_figure(lambda axes: learning_curve(metrics, axes).set_title(title), beside))
+        atomic_write(
+            file, lambda beside: save_figure(lambda axes: learning_curve(metrics, axes).set_title(title), beside)
+        )
     except Exception as error:
         warnings.warn(f"{str(file)!r} could not be drawn ({error}); `jtrpo plot` draws it anew", stacklevel=2)
 
@@ -108,4 +110,4 @@ def _read(directory: Path, name: str, needed: dict[str, type]) -> dict[str, Any]
 
 
 def _write(file: Path, text: str) -> None:
-    replace(file, lambda beside: beside.write_text(text + "\n", encoding="utf-8"))
+    atomic_write(file, lambda beside: beside.write_text(text + "\n", encoding="utf-8"))

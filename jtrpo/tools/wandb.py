@@ -5,9 +5,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from jtrpo.tools.files import replace
-from jtrpo.tools.fingerprint import describe
+from jtrpo.tools.files import atomic_write
 from jtrpo.tools.scalars import scalars
+from jtrpo.tools.settings import describe
 from jtrpo.training.config import TrainConfig
 from jtrpo.training.hyperparams import Hyperparams
 from jtrpo.training.state import Metrics
@@ -60,7 +60,7 @@ class WandB:
                 "WANDB_MODE=offline to keep it on this machine"
             ) from error
         if folder is not None:
-            replace(folder / _FILE, lambda file: file.write_text(f"{self._run.id}\n", encoding="utf-8"))
+            atomic_write(folder / _FILE, lambda file: file.write_text(f"{self._run.id}\n", encoding="utf-8"))
 
     def __enter__(self) -> Self:
         return self

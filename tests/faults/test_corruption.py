@@ -8,7 +8,8 @@ import jax
 import pytest
 
 import jtrpo
-from jtrpo.tools.checkpoint import Checkpoints, load, to_arrays
+from jtrpo.tools.checkpoint import Checkpoints, load
+from jtrpo.tools.checkpoint.state import to_arrays
 
 CONFIG = jtrpo.TrainConfig("CartPole-v1", num_envs=2, num_steps=4, hidden_sizes=(4,))
 

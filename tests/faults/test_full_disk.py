@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from jtrpo.tools.checkpoint import load, updates_in
+from jtrpo.tools.checkpoint import load
+from jtrpo.tools.checkpoint.folder import updates_in
 
 pytestmark = pytest.mark.slow
 

@@ -10,6 +10,7 @@ from hypothesis import example, given, settings
 
 import jtrpo
 from jtrpo.tools import cli, options
+from jtrpo.tools.commands import train
 from jtrpo.training.config import TrainConfig
 from jtrpo.training.hyperparams import Hyperparams
 
@@ -80,9 +81,9 @@ def test_an_option_is_taken_or_refused_with_a_message_and_exit_code_2(name, text
 
     out, err = io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        patch.setattr(cli, "run_training", stop)
+        patch.setattr(train, "run_training", stop)
         patch.setattr(cli, "_keep_compiled_programs", lambda: None)
-        patch.setattr(cli, "Checkpoints", stop)
+        patch.setattr(train, "Checkpoints", stop)
         with pytest.raises((SystemExit, Reached)) as caught:
             cli.main(["train", "CartPole-v1", f"--{name.replace('_', '-')}", text])
     if caught.type is SystemExit:

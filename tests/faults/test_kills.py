@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from jtrpo.tools.checkpoint import read, updates_in
+from jtrpo.tools.checkpoint.folder import read, updates_in
 
 pytestmark = pytest.mark.slow
 

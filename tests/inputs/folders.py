@@ -8,7 +8,7 @@ import jax
 
 import jtrpo
 from jtrpo.tools.checkpoint import Checkpoints
-from jtrpo.tools.checkpoint_folder import _digest
+from jtrpo.tools.checkpoint.folder import _digest
 
 CONFIG = jtrpo.TrainConfig("CartPole-v1", total_timesteps=24, num_envs=2, num_steps=4, hidden_sizes=(4,))
 PENDULUM = dataclasses.replace(CONFIG, env="Pendulum-v1")

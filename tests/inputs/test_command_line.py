@@ -16,6 +16,7 @@ import pytest
 from jtrpo.tools import cli
 from jtrpo.tools import run as module
 from jtrpo.tools.checkpoint import Checkpoints
+from jtrpo.tools.commands import train
 from jtrpo.tools.options import parse
 from jtrpo.tools.progress import Progress
 from jtrpo.tools.run import run_training
@@ -70,7 +71,7 @@ def test_vine_is_trained_where_reuse_ships(capsys, monkeypatch):
         seen.append(config)
         raise ValueError("enough")
 
-    monkeypatch.setattr(cli, "run_training", stop)
+    monkeypatch.setattr(train, "run_training", stop)
     err = refused(["train", "Acrobot-v1", "--sampling", "vine", "--quiet"], capsys)
     assert (
         "jtrpo: reuse=4, which ships for Acrobot-v1, does not go with sampling='vine', and gives way to the default reuse=1"
@@ -93,7 +94,7 @@ def test_no_episode_ends_and_the_summary_comes_before_any_picture(tmp_path, caps
     def broken(*_):
         raise OSError(28, "No space left on device", str(picture))
 
-    monkeypatch.setattr(cli, "save_figure", broken)
+    monkeypatch.setattr(train, "save_figure", broken)
     with pytest.raises(SystemExit):
         cli.main([*run, "--resume", "--plot", str(picture)])
     out, err = capsys.readouterr()
@@ -252,7 +253,7 @@ def test_what_goes_wrong_outside_is_told_in_one_line(error, code, words, monkeyp
     def raises(command):
         raise error
 
-    monkeypatch.setattr(cli, "_envs", raises)
+    monkeypatch.setattr("jtrpo.tools.commands.Envs.run", raises)
     err = refused(["envs"], capsys, code)
     assert words in err
     assert len(err.splitlines()) == 1

@@ -21,15 +21,18 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode
 
 import jtrpo
-from jtrpo.tools import checkpoint_folder
 from jtrpo.tools import run as module
-from jtrpo.tools.checkpoint import Checkpoints, load, read, to_arrays, updates_in
+from jtrpo.tools.checkpoint import Checkpoints, load
+from jtrpo.tools.checkpoint import folder as checkpoint_folder
+from jtrpo.tools.checkpoint.folder import read, updates_in
+from jtrpo.tools.checkpoint.lock import Lock
+from jtrpo.tools.checkpoint.state import to_arrays
 from jtrpo.tools.compare import compare_runs, read_metrics
-from jtrpo.tools.fingerprint import describe, differences, environment_name, fingerprint
-from jtrpo.tools.lock import Lock
+from jtrpo.tools.fingerprint import environment_name, fingerprint
 from jtrpo.tools.plot import learning_curve
 from jtrpo.tools.report import report
 from jtrpo.tools.run import run_training
+from jtrpo.tools.settings import describe, differences
 from jtrpo.training.tuned import TUNED
 from tests import probes
 from tests.inputs.folders import CONFIG, NUMBERS, PENDULUM, at, change, contents, longer, save, start
@@ -404,7 +407,7 @@ def test_two_processes_agree_on_an_environment_of_ones_own(tmp_path):
     code = """
         import jtrpo, jax, json
         from gymnasium import spaces
-        from jtrpo.tools.fingerprint import describe
+        from jtrpo.tools.settings import describe
 
         class Mine:
             observation_space, action_space = spaces.Box(0.0, 1.0, (1,)), spaces.Discrete(2)
@@ -454,7 +457,7 @@ def test_two_processes_agree_on_an_environment_of_ones_own(tmp_path):
 
 HOLD = """
 import sys, pathlib
-from jtrpo.tools.lock import Lock
+from jtrpo.tools.checkpoint.lock import Lock
 lock = Lock(pathlib.Path(sys.argv[1]))
 lock.acquire()
 print("held", flush=True)
@@ -520,7 +523,7 @@ def test_a_lock_of_another_host_that_is_gone_and_a_file_of_that_name(tmp_path, m
 def test_a_forked_child_does_not_hold_the_lock_of_its_parent(tmp_path):
     code = """
 import os, pathlib, signal, sys, time
-from jtrpo.tools.lock import Lock
+from jtrpo.tools.checkpoint.lock import Lock
 lock = Lock(pathlib.Path(sys.argv[1]))
 lock.acquire()
 child = os.fork()
@@ -574,9 +577,11 @@ def test_rows_are_on_the_disk_before_a_checkpoint_counts(tmp_path, monkeypatch):
     monkeypatch.setattr(
         os, "fsync", lambda fd: (order.append(os.readlink(f"/proc/self/fd/{fd}").split("/")[-1]), real(fd))
     )
-    renamed = checkpoint_folder._put
+    renamed = checkpoint_folder._move_into_place
     monkeypatch.setattr(
-        checkpoint_folder, "_put", lambda writing, *rest: (order.append(f"put {rest[1]}"), renamed(writing, *rest))
+        checkpoint_folder,
+        "_move_into_place",
+        lambda writing, *rest: (order.append(f"put {rest[1]}"), renamed(writing, *rest)),
     )
     if not os.path.exists("/proc/self/fd"):
         pytest.skip("files cannot be told by their numbers")
@@ -638,7 +643,7 @@ def test_one_checkpoint_is_read_to_return_one(tmp_path, state, monkeypatch):
             checkpoints.save(at(state, update), score)
     times = []
     monkeypatch.setattr(
-        "jtrpo.tools.checkpoint.read", lambda path, update: (times.append(update), read(path, update))[1]
+        "jtrpo.tools.checkpoint.loading.read", lambda path, update: (times.append(update), read(path, update))[1]
     )
     assert load(tmp_path)[1].update == 2
     assert times == [2]

@@ -13,7 +13,9 @@ from functools import partial
 import jax
 import pytest
 
-from jtrpo.tools.checkpoint import Checkpoints, load, to_arrays, updates_in
+from jtrpo.tools.checkpoint import Checkpoints, load
+from jtrpo.tools.checkpoint.folder import updates_in
+from jtrpo.tools.checkpoint.state import to_arrays
 from jtrpo.tools.compare import read_metrics
 from jtrpo.tools.metrics_log import MetricsLog
 from jtrpo.tools.run_directory import METRICS_FILE, check_own, read_settings, read_summary, write_settings

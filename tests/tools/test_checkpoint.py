@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import jtrpo
-from jtrpo.tools.checkpoint import Checkpoints, load, to_arrays
+from jtrpo.tools.checkpoint import Checkpoints, load
+from jtrpo.tools.checkpoint.state import to_arrays
 from tests import probes
 
 CONFIG = jtrpo.TrainConfig(
@@ -153,7 +154,7 @@ def test_a_write_that_fails_is_told_and_leaves_the_ones_before(tmp_path, states,
 
 def test_a_newer_format_and_a_foreign_checkpoint_are_refused(tmp_path, states, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("jtrpo.tools.checkpoint.FORMAT", 2)
+        patch.setattr("jtrpo.tools.checkpoint.checkpoints.FORMAT", 2)
         with Checkpoints(tmp_path / "newer", CONFIG) as checkpoints:
             checkpoints.save(states[1])
     with Checkpoints(tmp_path / "newer", CONFIG) as checkpoints:

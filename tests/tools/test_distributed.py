@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 
-from jtrpo.tools.checkpoint import read, updates_in
+from jtrpo.tools.checkpoint.folder import read, updates_in
 from tests.devices import environment
 
 pytestmark = pytest.mark.slow

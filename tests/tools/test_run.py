@@ -8,7 +8,8 @@ import pytest
 
 import jtrpo
 from jtrpo.tools import run as module
-from jtrpo.tools.checkpoint import Checkpoints, to_arrays
+from jtrpo.tools.checkpoint import Checkpoints
+from jtrpo.tools.checkpoint.state import to_arrays
 from jtrpo.tools.run import run_training
 from tests import probes
 

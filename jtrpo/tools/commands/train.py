@@ -15,11 +15,11 @@ from jtrpo.core.check import check_count, check_seed
 from jtrpo.tools.checkpoint import Checkpoints, Restored
 from jtrpo.tools.console import resume_command, say
 from jtrpo.tools.distributed import check_same_settings, is_lead, join
-from jtrpo.tools.files import writable
-from jtrpo.tools.fingerprint import describe, versions
+from jtrpo.tools.files import make_folder
 from jtrpo.tools.plot import check_picture, learning_curve, save_figure
 from jtrpo.tools.progress import Progress
 from jtrpo.tools.run import EVALUATION_EPISODES, run_training
+from jtrpo.tools.settings import describe, versions
 from jtrpo.tools.stop import StopOnSignal
 from jtrpo.tools.tensorboard import TensorBoard
 from jtrpo.tools.wandb import WandB
@@ -119,7 +119,7 @@ class Train:
         if self.plot is not None:
             check_picture("plot", self.plot)
         if self.tensorboard is not None:
-            writable(self.tensorboard, "tensorboard")
+            make_folder(self.tensorboard, "tensorboard")
         check_count("devices", self.devices, at_least=0)
 
     def _listener(

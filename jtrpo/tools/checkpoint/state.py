@@ -1,17 +1,14 @@
-"""A state as plain arrays by name, and such arrays in a folder, by orbax."""
+"""A training's state as plain arrays by name, and back."""
 
-import hashlib
-import os
-import re
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from jtrpo.training.config import TrainConfig
+from jtrpo.training.host.trainer import trainer_for
+from jtrpo.training.state import TrainState
 
 KEY_IMPLEMENTATIONS = ("threefry2x32", "rbg", "unsafe_rbg")
 """Of random keys, that can be saved."""
@@ -27,8 +24,8 @@ def named(state: Any) -> dict[str, jax.Array]:
     return {_name(path): _bits(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
 
 
-def from_arrays(arrays: dict[str, np.ndarray], template: Any, where: Any = None, *, impl: str | None = None) -> Any:
-    """The state again, shaped like ``template`` and lying where ``where`` says; random keys of implementation ``impl``.
+def from_arrays(arrays: dict[str, np.ndarray], template: Any, shardings: Any = None, *, impl: str | None = None) -> Any:
+    """The state again, shaped like ``template``, on the devices of ``shardings``; random keys of implementation ``impl``.
 
     Raises:
         ValueError: an array is missing, too many, or of another shape or type: another version or precision wrote it.
@@ -39,7 +36,7 @@ def from_arrays(arrays: dict[str, np.ndarray], template: Any, where: Any = None,
         value = jnp.asarray(arrays[_name(path)])
         leaves.append(jax.random.wrap_key_data(value, impl=impl) if _is_key(like) else value)
     state = jax.tree.unflatten(jax.tree.structure(template), leaves)
-    return state if where is None else jax.jit(lambda x: x, out_shardings=where)(state)
+    return state if shardings is None else jax.jit(lambda x: x, out_shardings=shardings)(state)
 
 
 def check_arrays(arrays: dict[str, Any], template: Any, owner: str, here: str) -> None:
@@ -62,55 +59,56 @@ def check_arrays(arrays: dict[str, Any], template: Any, owner: str, here: str) -
         there, size = np.dtype(value.dtype), np.dtype(bits.dtype).itemsize
         if value.shape == bits.shape and there.kind == np.dtype(bits.dtype).kind and {there.itemsize, size} == {4, 8}:
             switch = "set JAX_ENABLE_X64=1" if size == 4 else "leave JAX_ENABLE_X64 unset"
-            value_of = size == 4
             raise ValueError(
                 f"{owner}'s {name} has {8 * there.itemsize} bits and this process computes with {8 * size}: {switch} (or "
-                f"jax.config.update('jax_enable_x64', {value_of}) before anything else) to go on as it began"
+                f"jax.config.update('jax_enable_x64', {size == 4}) before anything else) to go on as it began"
             )
         kinds = f"{value.dtype}{tuple(value.shape)} there and {bits.dtype}{tuple(bits.shape)} {here}"
         raise ValueError(f"{owner}'s {name} is {kinds}: {remedy}")
 
 
-def write_arrays(folder: Path, arrays: dict[str, Any]) -> None:
-    """Write arrays into a folder that does not exist yet; several processes write together, each its own part."""
-    import orbax.checkpoint as ocp
-
-    folder.parent.mkdir(exist_ok=True)
-    with _plain(folder.parent) as parent, ocp.Checkpointer(ocp.StandardCheckpointHandler()) as writer:
-        writer.save(parent / folder.name, arrays)
+def template(config: TrainConfig, impl: str | None) -> Any:
+    """The shapes and types of a state, for random keys of an implementation."""
+    return jax.eval_shape(trainer_for(config).init, jax.eval_shape(lambda: jax.random.key(0, impl=impl)))
 
 
-def read_arrays(folder: Path) -> dict[str, np.ndarray]:
-    """The arrays of a folder, whatever devices wrote them. Nothing is unpickled, and nothing imported by name."""
-    import orbax.checkpoint as ocp
+def key_implementation_of(metadata: dict[str, Any]) -> str | None:
+    """The implementation of a checkpoint's random key; ``None``: a raw one.
 
-    with _plain(folder.parent) as parent, ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        names = reader.metadata(parent / folder.name).item_metadata.tree
-        plain = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in names}
-        arrays = reader.restore(parent / folder.name, args=ocp.args.PyTreeRestore(restore_args=plain))
-    return {name: np.asarray(value) for name, value in arrays.items()}
-
-
-@contextmanager
-def _plain(folder: Path) -> Iterator[Path]:
-    """The same folder by a path that orbax can read: it takes some characters for patterns and others for addresses."""
-    if re.fullmatch(r"[\w/ .,=+@%~-]*", str(folder)):
-        yield folder
-        return
-    with tempfile.TemporaryDirectory(prefix="jtrpo-", dir=_plain_temporary()) as place:
-        link = Path(place) / "folder"
-        link.symlink_to(folder, target_is_directory=True)
-        yield link
+    Raises:
+        ValueError: one that this version does not know.
+    """
+    impl = metadata.get("key")
+    if impl not in (None, *KEY_IMPLEMENTATIONS):
+        raise ValueError(
+            f"the checkpoint has a random key of {impl!r}, which this version of jtrpo does not know: upgrade jtrpo"
+        )
+    return impl
 
 
-def _plain_temporary() -> str | None:
-    there = tempfile.gettempdir()
-    return None if re.fullmatch(r"[\w/ .,=+@%~-]*", there) else os.sep + "tmp"
+def check_savable(state: Any) -> str | None:
+    """Return the implementation of the state's random key, or raise where the state cannot be saved.
 
-
-def sha256(content: bytes) -> str:
-    """Digest of a file's content."""
-    return hashlib.sha256(content).hexdigest()
+    Raises:
+        TypeError: not a state, or traced.
+        ValueError: of several trainings, donated, or with a random key of another implementation.
+    """
+    if not isinstance(state, TrainState):
+        raise TypeError(f"state must be a TrainState, as a trainer's init and step return; got {type(state).__name__}")
+    leaves = jax.tree.leaves(state)
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+        raise TypeError("state must hold numbers, and these are traced; save what a jitted function returns")
+    if any(isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in leaves):
+        raise ValueError("state was donated to a step; save it before, or save what the step returned")
+    if np.ndim(state.update):
+        raise ValueError(
+            f"state holds several trainings, with leading axes {list(np.shape(state.update))}; save one in a folder of its "
+            "own: jax.tree.map(lambda x: x[0], state)"
+        )
+    impl = str(jax.random.key_impl(state.key)) if _is_key(state.key) else None
+    if impl not in (None, *KEY_IMPLEMENTATIONS):
+        raise ValueError(f"state has a random key of {impl!r}; those of {', '.join(KEY_IMPLEMENTATIONS)} can be saved")
+    return impl
 
 
 def _bits(leaf: Any) -> jax.Array:
