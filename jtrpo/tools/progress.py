@@ -24,8 +24,8 @@ _NOTEBOOK_SECONDS = 0.25
 
 
 @dataclass
-class _Seen:
-    """Of one training, since its first update in this process: a resumed run begins in the middle."""
+class _Statistics:
+    """Of one training, since its first update in this process, which is not the first of a run that was resumed."""
 
     began: float
     first: int
@@ -52,7 +52,7 @@ class Progress:
     """
 
     def __init__(self, config: TrainConfig, seed: int | None = None, *, quiet: bool = False):
-        self._config, self._quiet = config, quiet
+        self._num_updates, self._batch_size, self._quiet = config.num_updates, config.batch_size, quiet
         self._console = Console(stderr=True)
         self._notebook = not quiet and self._console.is_jupyter
         self._live = not quiet and not self._notebook and self._console.is_terminal
@@ -60,16 +60,14 @@ class Progress:
         self._title = name if seed is None else f"{name} seed {seed}"
         self._shown: Any = None  # the display, once there is one
         self._last_shown = 0.0
-        self._seen: _Seen | None = None
+        self._statistics: _Statistics | None = None
         self._bar = self._new_bar()
 
     def __enter__(self) -> Self:
         if self._live:
             self._open()
         elif not self._quiet and not self._notebook:
-            self._say(
-                f"{self._title}: {self._config.num_updates} updates of {self._config.batch_size} steps; compiling"
-            )
+            self._say(f"{self._title}: {self._num_updates} updates of {self._batch_size} steps; compiling")
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -80,27 +78,27 @@ class Progress:
         if self._quiet:
             return
         steps = int(np.max(metrics.timesteps))
-        if self._seen is None:
-            self._seen = _Seen(time.perf_counter() - 1e-9, steps)
-        seen = self._seen
+        if self._statistics is None:
+            self._statistics = _Statistics(time.perf_counter() - 1e-9, steps)
+        statistics = self._statistics
         accepted = np.asarray(metrics.policy.accepted)
-        seen.updates += accepted.size
-        seen.accepted += int(accepted.sum())
+        statistics.updates += accepted.size
+        statistics.accepted += int(accepted.sum())
         returns = np.asarray(metrics.episode.return_mean)
         returns = returns[np.isfinite(returns)]
         if returns.size:
-            seen.last_return = float(np.mean(returns))
-            seen.best_return = float(np.fmax(seen.best_return, seen.last_return))
-        rate = accepted.size * (steps - seen.first) / (time.perf_counter() - seen.began)
-        last = update >= self._config.num_updates
+            statistics.last_return = float(np.mean(returns))
+            statistics.best_return = float(np.fmax(statistics.best_return, statistics.last_return))
+        rate = accepted.size * (steps - statistics.first) / (time.perf_counter() - statistics.began)
+        last = update >= self._num_updates
         if self._live or self._notebook:
             self._bar.update(self._bar.task_ids[0], completed=update, description=self._title)
-            table = _table(metrics, seen, steps, rate, ascii_only=self._console.options.ascii_only)
+            table = _table(metrics, statistics, steps, rate, ascii_only=self._console.options.ascii_only)
             self._show(Group(self._bar, table), last)
-        elif last or update % max(1, self._config.num_updates // _PLAIN_LINES) == 0:
+        elif last or update % max(1, self._num_updates // _PLAIN_LINES) == 0:
             self._say(
-                f"{steps:>12,} steps  return {seen.last_return:8.1f}  KL {np.max(metrics.policy.kl):.4f}  "
-                f"accepted {seen.accepted / seen.updates:4.0%}  {rate:9,.0f} steps/s"
+                f"{steps:>12,} steps  return {statistics.last_return:8.1f}  KL {np.max(metrics.policy.kl):.4f}  "
+                f"accepted {statistics.accepted / statistics.updates:4.0%}  {rate:9,.0f} steps/s"
             )
         if last:
             self._close()
@@ -110,7 +108,7 @@ class Progress:
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("updates,"),
             TimeRemainingColumn(), TextColumn("left"), console=self._console,
         )  # fmt: skip
-        bar.add_task(f"{self._title}, compiling", total=self._config.num_updates)
+        bar.add_task(f"{self._title}, compiling", total=self._num_updates)
         return bar
 
     def _open(self) -> None:
@@ -137,14 +135,14 @@ class Progress:
     def _close(self) -> None:
         if self._live and self._shown is not None:
             self._shown.stop()
-        self._shown, self._seen = None, None  # a compiled training may be called again
+        self._shown, self._statistics = None, None  # a compiled training may be called again
         self._bar = self._new_bar()
 
     def _say(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-def _table(metrics: Metrics, seen: _Seen, steps: int, rate: float, *, ascii_only: bool = False) -> Table:
+def _table(metrics: Metrics, statistics: _Statistics, steps: int, rate: float, *, ascii_only: bool = False) -> Table:
     kl, bound = float(np.max(metrics.policy.kl)), float(np.max(metrics.hyperparams.max_kl))
     filled = round(_GAUGE * min(max(kl / bound, 0.0), 1.0)) if np.isfinite(kl) else 0
     table = Table.grid(padding=(0, 2))
@@ -152,8 +150,8 @@ def _table(metrics: Metrics, seen: _Seen, steps: int, rate: float, *, ascii_only
     gauge = f"{full * filled}{empty * (_GAUGE - filled)} {kl:.2g} of {bound:.2g}"
     explained, entropy = np.mean(metrics.critic.explained_variance), np.mean(metrics.policy.entropy)
     for row in (
-        ("return", f"{seen.last_return:.1f}", "best", f"{seen.best_return:.1f}"),
-        ("KL", gauge, "accepted", f"{seen.accepted / seen.updates:.0%}"),
+        ("return", f"{statistics.last_return:.1f}", "best", f"{statistics.best_return:.1f}"),
+        ("KL", gauge, "accepted", f"{statistics.accepted / statistics.updates:.0%}"),
         ("explained variance", f"{explained:.2f}", "entropy", f"{entropy:.2f}"),
         ("steps", f"{steps:,}", "steps/s", f"{rate:,.0f}"),
     ):

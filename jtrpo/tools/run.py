@@ -20,12 +20,13 @@ from jtrpo.tools.metrics_log import MetricsLog
 from jtrpo.tools.non_finite import first_non_finite
 from jtrpo.tools.run_directory import (
     METRICS_FILE,
-    check_own,
+    check_no_foreign_files,
     read_summary,
     write_curve,
     write_settings,
     write_summary,
 )
+from jtrpo.tools.settings import describe
 from jtrpo.training.config import TrainConfig
 from jtrpo.training.host.trainer import HostTrainer, check_evaluation, trainer_for
 from jtrpo.training.hyperparams import Hyperparams
@@ -88,7 +89,8 @@ def run_training(
     check_count("evaluate_every", evaluate_every, at_least=0)
     hyperparams = hyperparams.check()
     if checkpoints is not None:
-        _begin(checkpoints, config, hyperparams, seed, restored)
+        checkpoints.check_run(config, hyperparams, seed)
+        _claim(checkpoints, restored)
     trainer = trainer_for(config)
     if debug_nans and jax.process_count() > 1:
         raise ValueError("debug_nans looks at whole collections, which several processes share; run it in one")
@@ -100,9 +102,9 @@ def run_training(
     began = time.perf_counter()
     key, evaluation_key = jax.random.split(jax.random.key(seed))
     if isinstance(trainer, HostTrainer):
-        like = trainer.compile()
+        metrics_like = trainer.compile()
     else:
-        trainer, like = _compile(config, trainer, key, hyperparams, donate=not debug_nans)
+        trainer, metrics_like = _compile(config, trainer, key, hyperparams, donate=not debug_nans)
     init, step, evaluate = trainer[:3]
     state = jax.block_until_ready(init(key, hyperparams) if restored is None else restored.state)
     compiled = time.perf_counter()
@@ -115,18 +117,16 @@ def run_training(
     stop = any_process(stop)
     file = None if checkpoints is None or not is_lead() else checkpoints.directory / METRICS_FILE
     if checkpoints is not None and is_lead():
-        write_settings(checkpoints.directory, config, hyperparams, seed)
-    with MetricsLog(file, done, like) as log:
+        write_settings(checkpoints.directory, describe(config, hyperparams, seed))
+    with MetricsLog(file, done, metrics_like) as log:
         for update in range(done + 1, last + 1):
             if stop():
                 break
             before = state
             state, metrics = step(state)
             metrics = jax.device_get(metrics)
-            if debug_nans and (metrics.samples.invalid or not (metrics.policy.accepted and metrics.critic.accepted)):
-                place = first_non_finite(config, before)
-                if place is not None:
-                    raise FloatingPointError(f"the first number that is not finite is {place}")
+            if debug_nans:
+                _raise_where_not_finite(config, before, metrics)
             log.append(update, metrics)
             on_update(update, metrics)
             if checkpoints is not None and update < last:  # the last one comes with the run's evaluation
@@ -149,11 +149,6 @@ def run_training(
     metrics = log.history()
     if returns is None:
         return Run(state, metrics, None)
-    known = np.flatnonzero(log.known)
-
-    def of(values: Any) -> np.ndarray:  # updates whose rows were not lost
-        return values[known].astype(float) if known.size else np.array([np.nan])
-
     summary = {
         "env": environment_name(config),
         "seed": seed,
@@ -163,11 +158,7 @@ def run_training(
         "steps_per_second": (update - done) * config.batch_size / run_seconds,
         "compile_seconds": compiled - began,
         "run_seconds": run_seconds,
-        "accepted_fraction": float(of(metrics.policy.accepted).mean()),
-        "max_kl_seen": float(of(metrics.policy.kl).max()),
-        "refused": dict(Counter(UpdateStatus(status).name for status in metrics.policy.status if status)),
-        "critic_refused": known.size - int(metrics.critic.accepted[known].sum()),
-        "invalid_samples": int(metrics.samples.invalid.sum()),
+        **_totals(metrics, np.flatnonzero(log.known)),
     }
     new = checkpoints is not None and (done < last or read_summary(checkpoints.directory) is None)  # else it tells more
     if checkpoints is not None and new and is_lead():
@@ -176,11 +167,8 @@ def run_training(
     return Run(state, metrics, summary)
 
 
-def _begin(
-    checkpoints: Checkpoints, config: TrainConfig, hyperparams: Hyperparams, seed: int, restored: Restored | None
-) -> None:
-    """Take the folder for this run, or refuse it."""
-    checkpoints.check_run(config, hyperparams, seed)
+def _claim(checkpoints: Checkpoints, restored: Restored | None) -> None:
+    """Take the folder for this run, or raise ``ValueError`` where that would write over something."""
     checkpoints.claim()
     updates = checkpoints.updates()
     if updates and restored is None:
@@ -188,7 +176,29 @@ def _begin(
             f"checkpoint_dir={str(checkpoints.directory)!r} already holds checkpoints, up to update {updates[-1]}; give "
             "restored=checkpoints.restore() to go on from there, or choose another folder"
         )
-    on_lead(lambda: check_own(checkpoints.directory))
+    on_lead(lambda: check_no_foreign_files(checkpoints.directory))
+
+
+def _raise_where_not_finite(config: TrainConfig, before: TrainState, metrics: Metrics) -> None:
+    if metrics.samples.invalid or not (metrics.policy.accepted and metrics.critic.accepted):
+        place = first_non_finite(config, before)
+        if place is not None:
+            raise FloatingPointError(f"the first number that is not finite is {place}")
+
+
+def _totals(metrics: Metrics, known: np.ndarray) -> dict[str, Any]:
+    """Of all updates, for the summary; ``known`` are those whose rows were not lost."""
+
+    def of_known(values: Any) -> np.ndarray:
+        return values[known].astype(float) if known.size else np.array([np.nan])
+
+    return {
+        "accepted_fraction": float(of_known(metrics.policy.accepted).mean()),
+        "max_kl_seen": float(of_known(metrics.policy.kl).max()),
+        "refused": dict(Counter(UpdateStatus(status).name for status in metrics.policy.status if status)),
+        "critic_refused": known.size - int(metrics.critic.accepted[known].sum()),
+        "invalid_samples": int(metrics.samples.invalid.sum()),
+    }
 
 
 def _compile(
@@ -196,15 +206,15 @@ def _compile(
 ) -> tuple[Trainer, Metrics]:
     """The trainer's functions as programs, and the shapes of the metrics."""
     shapes = jax.eval_shape(trainer.init, key, hyperparams)
-    where = state_shardings(config.mesh, shapes)
-    if where is not None:
-        shapes = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, where)
+    shardings = state_shardings(config.mesh, shapes)
+    if shardings is not None:
+        shapes = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
     lowered = (
         jax.jit(trainer.init).lower(key, hyperparams),
         jax.jit(trainer.step, donate_argnums=0 if donate else ()).lower(shapes),
         jax.jit(trainer.evaluate, static_argnums=2).lower(shapes, key, EVALUATION_EPISODES),
     )
-    with ThreadPoolExecutor() as pool:  # the compiler lets go of Python: side by side takes as long as the longest
+    with ThreadPoolExecutor() as pool:  # the compiler releases the GIL: together they take as long as the longest
         init, step, evaluate = pool.map(lambda each: each.compile(), lowered)
-    play = lambda state, key, num_episodes: evaluate(state, key)  # noqa: E731  # their number is compiled in
-    return Trainer(init, step, play), lowered[1].out_info[1]
+    evaluate_compiled = lambda state, key, num_episodes: evaluate(state, key)  # noqa: E731  # their number is compiled in
+    return Trainer(init, step, evaluate_compiled), lowered[1].out_info[1]

@@ -11,9 +11,7 @@ import numpy as np
 from jtrpo.tools.checkpoint.folder import checkpoint_folders
 from jtrpo.tools.files import atomic_write
 from jtrpo.tools.plot import learning_curve, save_figure
-from jtrpo.tools.settings import describe, versions
-from jtrpo.training.config import TrainConfig
-from jtrpo.training.hyperparams import Hyperparams
+from jtrpo.tools.settings import versions
 from jtrpo.training.state import Metrics
 
 METRICS_FILE = "metrics.csv"
@@ -26,7 +24,7 @@ _SUMMARY: dict[str, Any] = {
 }  # fmt: skip
 
 
-def check_own(directory: Path) -> None:
+def check_no_foreign_files(directory: Path) -> None:
     """Raise ``ValueError`` where a file that a run writes is there already, and jtrpo did not write it."""
     try:
         read_settings(directory)
@@ -42,13 +40,13 @@ def check_own(directory: Path) -> None:
         )
 
 
-def write_settings(directory: Path, config: TrainConfig, hyperparams: Hyperparams, seed: int) -> None:
-    """Write ``config.json``: every setting by name, and the versions that run it.
+def write_settings(directory: Path, settings: dict[str, Any]) -> None:
+    """Write ``config.json``: the settings, as :func:`jtrpo.tools.settings.describe` gives them, and the versions that run them.
 
     Raises:
         ValueError: it cannot be written.
     """
-    content = {"settings": describe(config, hyperparams, seed), "versions": versions()}
+    content = {"settings": settings, "versions": versions()}
     _write(directory / _CONFIG_FILE, json.dumps(content, indent=1))
 
 

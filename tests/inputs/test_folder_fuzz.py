@@ -18,8 +18,11 @@ from jtrpo.tools.checkpoint.folder import updates_in
 from jtrpo.tools.checkpoint.state import to_arrays
 from jtrpo.tools.compare import read_metrics
 from jtrpo.tools.metrics_log import MetricsLog
-from jtrpo.tools.run_directory import METRICS_FILE, check_own, read_settings, read_summary, write_settings
+from jtrpo.tools.run_directory import METRICS_FILE, check_no_foreign_files, read_settings, read_summary, write_settings
+from jtrpo.tools.settings import describe
 from tests.inputs.folders import CONFIG, NUMBERS, at, start
+
+SETTINGS = describe(CONFIG, NUMBERS, 0)
 
 LIKE = {"timesteps": jax.ShapeDtypeStruct((), "int32"), "policy.kl": jax.ShapeDtypeStruct((), "float32")}
 REMEDY = (
@@ -39,7 +42,7 @@ def saved(tmp_path_factory):
     with Checkpoints(folder, CONFIG) as checkpoints:
         for update in (1, 2, 3):
             checkpoints.save(at(state, update), float(update == 1))
-    write_settings(folder, CONFIG, NUMBERS, 0)
+    write_settings(folder, SETTINGS)
     rows = "".join(f"{update},{8 * update},0.00{update}\n" for update in (1, 2, 3))
     (folder / METRICS_FILE).write_text(f"update,timesteps,policy.kl\n{rows}")
     return folder, state, {update: to_arrays(at(state, update)) for update in range(12)}
@@ -109,10 +112,10 @@ def use(folder, state, arrays, chance, said):
         restored = tried(checkpoints.restore, said)
         if restored is not None:
             assert same(restored, arrays)
-        if tried(lambda: check_own(folder) or True, said) is None:
+        if tried(lambda: check_no_foreign_files(folder) or True, said) is None:
             return
         done = 0 if restored is None else restored.update
-        tried(lambda: write_settings(folder, CONFIG, NUMBERS, 0), said)
+        tried(lambda: write_settings(folder, SETTINGS), said)
         log = tried(lambda: MetricsLog(folder / METRICS_FILE, done, LIKE), said)
         if log is not None:
             log.__exit__(None, None, None)

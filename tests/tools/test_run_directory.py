@@ -9,6 +9,7 @@ from jtrpo.tools import run as module
 from jtrpo.tools.checkpoint import Checkpoints
 from jtrpo.tools.run import run_training
 from jtrpo.tools.run_directory import read_settings, read_summary, write_settings
+from jtrpo.tools.settings import describe
 from tests.tools.conftest import CONFIG
 
 
@@ -54,7 +55,7 @@ def test_what_is_damaged_is_named(tmp_path, content):
 
 
 def test_what_was_there_stays_where_the_new_cannot_be_written(tmp_path, monkeypatch):
-    write_settings(tmp_path, CONFIG, jtrpo.Hyperparams(), 3)
+    write_settings(tmp_path, describe(CONFIG, jtrpo.Hyperparams(), 3))
     before = (tmp_path / "config.json").read_text()
     assert json.loads(before)["settings"]["seed"] == 3
 
@@ -63,6 +64,6 @@ def test_what_was_there_stays_where_the_new_cannot_be_written(tmp_path, monkeypa
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(ValueError, match="No space left on device"):
-        write_settings(tmp_path, CONFIG, jtrpo.Hyperparams(), 4)
+        write_settings(tmp_path, describe(CONFIG, jtrpo.Hyperparams(), 4))
     assert (tmp_path / "config.json").read_text() == before
     assert [file.name for file in tmp_path.iterdir()] == ["config.json"]
