@@ -28,7 +28,7 @@ def read_metrics(folder: Path) -> dict[str, np.ndarray]:
         )
     try:
         names, *rows = list(csv.reader(file.read_text(encoding="utf-8").splitlines()))
-        # The last one of a run that was killed may be torn; the cells of one that was lost are empty.
+        # The last row of a killed run may be incomplete; the cells of a row that was lost are empty.
         whole = [[cell or "nan" for cell in row] for row in rows if len(row) == len(names)]
         columns = dict(zip(names, np.array(whole, float).reshape(-1, len(names)).T, strict=True))
         if "timesteps" in columns:

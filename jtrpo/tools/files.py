@@ -1,4 +1,4 @@
-"""Files and folders that outlive a power failure, and never take the place of what somebody else wrote."""
+"""Writing files so that they survive a power failure, and checks of paths before anything is written."""
 
 import os
 import tempfile
@@ -13,7 +13,7 @@ def absolute(directory: str | Path, name: str = "checkpoint_dir") -> Path:
 
     Raises:
         TypeError: neither a string nor a path.
-        ValueError: no path at all.
+        ValueError: it holds a zero byte.
     """
     if not isinstance(directory, str | os.PathLike):
         raise TypeError(f"{name} must be a path, a string or a pathlib.Path; got {directory!r}")
@@ -26,7 +26,7 @@ def absolute(directory: str | Path, name: str = "checkpoint_dir") -> Path:
 
 
 def make_folder(directory: str | Path, name: str = "checkpoint_dir") -> Path:
-    """The folder's path from the root, after making it and trying it out.
+    """Make a folder, check that it can be written to, and return its path from the root.
 
     Raises:
         ValueError: it is a file, cannot be made or cannot be written to.
@@ -71,20 +71,20 @@ def sync(path: Path) -> None:
 
 
 def atomic_write(file: Path, write: Callable[[Path], Any]) -> None:
-    """Write beside and rename: what was there stays whole until the new one is.
+    """Write a temporary file beside ``file`` and rename it: what was there stays until the new content is on the disk.
 
     Raises:
         ValueError: it cannot be written.
     """
-    beside = file.with_name(f".jtrpo-{file.name}")
+    temporary = file.with_name(f".jtrpo-{file.name}")
     try:
-        write(beside)
-        sync(beside)
-        os.replace(beside, file)
+        write(temporary)
+        sync(temporary)
+        os.replace(temporary, file)
         sync(file.parent)
     except OSError as error:
         with suppress(OSError):
-            beside.unlink()
+            temporary.unlink()
         raise ValueError(
             f"{str(file)!r} could not be written ({error.strerror}); checkpoints and metrics before it are whole. Make room, or "
             "mend the folder, and go on from the last checkpoint"

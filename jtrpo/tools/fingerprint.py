@@ -1,4 +1,4 @@
-"""What a run is known by: its settings and its environment, as JSON that two processes agree on."""
+"""What an environment is recognised by: its class, spaces and parameters, as JSON that is the same in every process."""
 
 import enum
 import functools
@@ -18,11 +18,11 @@ from gymnasium.vector import VectorEnv
 from jtrpo.envs.gymnasium import HostEnvironment
 from jtrpo.training.config import TrainConfig
 
-_SMALL = 8
+_MAX_ELEMENTS = 8
 """Elements up to which an array is written out; of a larger one, a digest."""
-_MOST = 200
+_MAX_PARAMETERS = 200
 """Parameters up to which an environment's are listed; of more, a digest."""
-_DEEPEST = 8
+_MAX_DEPTH = 8
 
 
 def environment_name(config: TrainConfig) -> str:
@@ -56,7 +56,7 @@ def fingerprint(config: TrainConfig) -> dict[str, Any]:
     parameters = {
         f"env.{path}": value for name, part in parts for path, value in _parameters(name, part, (id(environment),))
     }
-    if len(parameters) > _MOST:
+    if len(parameters) > _MAX_PARAMETERS:
         text = json.dumps(parameters, sort_keys=True).encode()
         parameters = {"env.parameters": f"{len(parameters)} values, {_digest(text)}"}
     return known | parameters
@@ -70,11 +70,11 @@ def _classes(env: Any) -> Iterator[str]:
         env = within[0] if isinstance(within, list | tuple) and within else vars(env).get("env")
 
 
-def _parameters(path: str, value: Any, above: tuple[int, ...]) -> Iterator[tuple[str, Any]]:
-    """What ``value`` is made of: a path and something that JSON holds, each."""
-    if id(value) in above or len(above) > _DEEPEST:
+def _parameters(path: str, value: Any, ancestors: tuple[int, ...]) -> Iterator[tuple[str, Any]]:
+    """The parts of ``value``, each a path and a value for JSON."""
+    if id(value) in ancestors or len(ancestors) > _MAX_DEPTH:
         return
-    above = (*above, id(value))
+    ancestors = (*ancestors, id(value))
     if isinstance(value, np.ndarray) and value.dtype == object:
         value = value.tolist()
     if isinstance(value, bool | str | None):
@@ -87,16 +87,16 @@ def _parameters(path: str, value: Any, above: tuple[int, ...]) -> Iterator[tuple
         yield path, _space(value)
     elif isinstance(value, Mapping):
         for key in sorted(value, key=str):
-            yield from _parameters(f"{path}.{_without_address(key)}", value[key], above)
+            yield from _parameters(f"{path}.{_without_address(key)}", value[key], ancestors)
     elif isinstance(value, set | frozenset):
-        yield path, sorted(str(dict(_parameters("x", each, above))) for each in value)
+        yield path, sorted(str(dict(_parameters("x", each, ancestors))) for each in value)
     elif isinstance(value, tuple | list):
         names = getattr(value, "_fields", range(len(value)))
         for name, each in zip(names, value, strict=True):
-            yield from _parameters(f"{path}.{name}", each, above)
+            yield from _parameters(f"{path}.{name}", each, ancestors)
     elif isinstance(value, functools.partial):
         for name, each in (("function", value.func), ("args", value.args), ("keywords", value.keywords)):
-            yield from _parameters(f"{path}.{name}", each, above)
+            yield from _parameters(f"{path}.{name}", each, ancestors)
     elif isinstance(value, types.MethodType | types.ModuleType):
         yield path, getattr(value, "__qualname__", value.__name__)
     elif isinstance(value, type) or (callable(value) and hasattr(value, "__qualname__")):
@@ -104,21 +104,21 @@ def _parameters(path: str, value: Any, above: tuple[int, ...]) -> Iterator[tuple
         function = getattr(value, "__wrapped__", value)
         cells = getattr(function, "__closure__", None) or ()
         for name, cell in zip(getattr(getattr(function, "__code__", None), "co_freevars", ()), cells, strict=False):
-            if cell != types.CellType():  # which nothing was put into yet
-                yield from _parameters(f"{path}.{name}", cell.cell_contents, above)
+            if cell != types.CellType():  # an empty cell
+                yield from _parameters(f"{path}.{name}", cell.cell_contents, ancestors)
     else:
         yield path, _name(type(value))
         for name, each in _attributes(value):
-            yield from _parameters(f"{path}.{name}", each, above)
+            yield from _parameters(f"{path}.{name}", each, ancestors)
 
 
 def _attributes(value: Any) -> list[tuple[str, Any]]:
-    """By name, in order; without what is only kept of a computation."""
+    """By name, in order; without cached properties."""
     kind = type(value)
     slots = [name for owner in kind.__mro__ for name in _as_tuple(owner.__dict__.get("__slots__", ()))]
     held = {name: getattr(value, name) for name in slots if hasattr(value, name)} | getattr(value, "__dict__", {})
-    kept = functools.cached_property
-    return sorted((name, each) for name, each in held.items() if not isinstance(getattr(kind, name, None), kept))
+    cached = functools.cached_property
+    return sorted((name, each) for name, each in held.items() if not isinstance(getattr(kind, name, None), cached))
 
 
 def _as_tuple(slots: Any) -> tuple[str, ...]:
@@ -135,7 +135,7 @@ def _number(value: Any) -> Any:
     if isinstance(value, int):
         return value
     array = np.asarray(value)
-    if array.dtype.kind in "SUV" or array.size > _SMALL:
+    if array.dtype.kind in "SUV" or array.size > _MAX_ELEMENTS:
         return f"{array.dtype}{list(array.shape)} {_digest(np.ascontiguousarray(array).tobytes())}"
     plain = array.astype(complex if array.dtype.kind == "c" else array.dtype if array.dtype.kind in "biu" else float)
     whole = json.dumps(plain.tolist()) if plain.dtype.kind != "c" and np.isfinite(plain).all() else None

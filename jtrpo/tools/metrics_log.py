@@ -1,4 +1,4 @@
-"""Metrics of a run as a table in a file: one row per update, without a gap or a double, however often the run is resumed."""
+"""Metrics of a run as a table in a file: one row per update, without gaps or duplicates, however often the run is resumed."""
 
 import csv
 import io
@@ -45,7 +45,7 @@ class MetricsLog:
         if file is not None:
             table = [["update", *self._names], *([str(update), *cells] for update, cells in enumerate(kept, start=1))]
             text = "".join(",".join(cells) + "\n" for cells in table)
-            atomic_write(file, lambda beside: beside.write_text(text, encoding="utf-8"))
+            atomic_write(file, lambda temporary: temporary.write_text(text, encoding="utf-8"))
             self._file = file.open("ab", buffering=0)  # a row that does not fit is not tried again
 
     def __enter__(self) -> Self:
@@ -63,7 +63,7 @@ class MetricsLog:
         row = [np.asarray(value)[()] for value in jax.tree.leaves(metrics)]
         self._rows.append(row)
         self.known.append(True)
-        # A float's shortest text that reads back as the same number.
+        # The shortest text from which a float reads back as the same number.
         cells = [str(value.astype(int) if value.dtype == bool else value) for value in row]
         line = (",".join([str(update), *cells]) + "\n").encode()
         try:

@@ -19,16 +19,16 @@ def first_non_finite(config: TrainConfig, state: TrainState) -> str | None:
     """
     trainer, agent = make_trainer(config), make_agent(config)
     trajectory = jax.jit(make_collect(config))(state)
-    found = []
+    places = []
     for order, name in enumerate(("observation", "action", "log_prob", "reward", "final_observation")):
         for path, leaf in jax.tree_util.tree_leaves_with_path(getattr(trajectory, name)):
             bad = ~np.isfinite(leaf)
             if bad.any():
                 step, env = np.argwhere(bad)[0][:2]
-                found.append((int(step), order, int(env), name + jax.tree_util.keystr(path)))
+                places.append((int(step), order, int(env), name + jax.tree_util.keystr(path)))
     first = int(state.update) * config.num_steps
-    if found:
-        step, _, env, name = min(found)
+    if places:
+        step, _, env, name = min(places)
         return f"{name} of environment {env} at step {first + step} (update {int(state.update) + 1}, its step {step})"
     value, next_value, _ = jax.jit(agent.values)(state, trajectory)
     following, metrics = jax.jit(trainer.step)(state)

@@ -63,7 +63,7 @@ def load_policy(
                 f"memory must be what the policy returned beside its last action, or None; got {type(memory).__name__}"
             )
         observation = _as_arrays(observation_space, observation, "observation")
-        batch = _batch_of(observation_space, observation)
+        batch = _batch_size(observation_space, observation)
         if batch is None:
             observation = jax.tree.map(lambda x: x[None], observation)
         elif batch == 0:  # the answer has a shape all the same
@@ -73,7 +73,7 @@ def load_policy(
             action = jax.tree.map(lambda x: x[0], action)
         elif batch == 0:
             action, memory = jax.tree.map(lambda x: x[:0], (action, memory))
-        return action if in_jax else _on_host(action_space, action), memory
+        return action if in_jax else _to_numpy(action_space, action), memory
 
     return policy
 
@@ -106,7 +106,7 @@ def _as_arrays(space: spaces.Space, observation: PyTree, name: str) -> PyTree:
         ) from error
 
 
-def _batch_of(space: spaces.Space, observation: PyTree, name: str = "observation") -> int | None:
+def _batch_size(space: spaces.Space, observation: PyTree, name: str = "observation") -> int | None:
     """How many observations; ``None``: one without a leading axis.
 
     Raises:
@@ -114,7 +114,7 @@ def _batch_of(space: spaces.Space, observation: PyTree, name: str = "observation
     """
     if isinstance(space, spaces.Dict | spaces.Tuple):
         parts = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
-        sizes = {_batch_of(child, observation[part], f"{name}[{part!r}]") for part, child in parts}
+        sizes = {_batch_size(child, observation[part], f"{name}[{part!r}]") for part, child in parts}
         if len(sizes) > 1:
             raise ValueError(
                 f"{name} must be one, or a batch in all its parts; got leading axes {sorted(map(str, sizes))}"
@@ -128,10 +128,10 @@ def _batch_of(space: spaces.Space, observation: PyTree, name: str = "observation
     raise ValueError(f"{name} must have the shape {list(wanted)}, or [N, ...] for a batch of N; got {list(shape)}")
 
 
-def _on_host(space: spaces.Space, action: PyTree) -> PyTree:
+def _to_numpy(space: spaces.Space, action: PyTree) -> PyTree:
     """The action as NumPy has it, of its space's own type."""
     if isinstance(space, spaces.Dict):
-        return {name: _on_host(child, action[name]) for name, child in space.spaces.items()}
+        return {name: _to_numpy(child, action[name]) for name, child in space.spaces.items()}
     if isinstance(space, spaces.Tuple):
-        return tuple(_on_host(child, part) for child, part in zip(space.spaces, action, strict=True))
+        return tuple(_to_numpy(child, part) for child, part in zip(space.spaces, action, strict=True))
     return np.array(action, space.dtype)[()]  # a number rather than an array of no axes: it can be looked up

@@ -64,7 +64,7 @@ def write_curve(directory: Path, title: str, metrics: Metrics) -> None:
     file = directory / _CURVE_FILE
     try:
         atomic_write(
-            file, lambda beside: save_figure(lambda axes: learning_curve(metrics, axes).set_title(title), beside)
+            file, lambda temporary: save_figure(lambda axes: learning_curve(metrics, axes).set_title(title), temporary)
         )
     except Exception as error:
         warnings.warn(f"{str(file)!r} could not be drawn ({error}); `jtrpo plot` draws it anew", stacklevel=2)
@@ -108,4 +108,4 @@ def _read(directory: Path, name: str, needed: dict[str, type]) -> dict[str, Any]
 
 
 def _write(file: Path, text: str) -> None:
-    atomic_write(file, lambda beside: beside.write_text(text + "\n", encoding="utf-8"))
+    atomic_write(file, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))

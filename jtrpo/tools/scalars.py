@@ -18,7 +18,7 @@ _NAMES = {
     "critic.loss": "train/critic_loss",
     "critic.accepted": "train/is_critic_fit_success",
 }
-_ROOMS = {"episode": "rollout", "policy": "train", "samples": "samples", "hyperparams": "hyperparams"}
+_PREFIXES = {"episode": "rollout", "policy": "train", "samples": "samples", "hyperparams": "hyperparams"}
 
 
 def scalars(update: int, metrics: Metrics) -> dict[str, float]:
@@ -33,8 +33,8 @@ def scalars(update: int, metrics: Metrics) -> dict[str, float]:
     named = {"time/iterations": float(update), "train/n_updates": float(update)}
     for path, value in jax.tree_util.tree_leaves_with_path(metrics):
         name = jax.tree_util.keystr(path, simple=True, separator=".")
-        room, _, rest = name.partition(".")
+        part, _, rest = name.partition(".")
         finite = np.asarray(value, float)[np.isfinite(value)]
         if finite.size:
-            named[_NAMES.get(name) or f"{_ROOMS[room]}/{rest}"] = float(finite.mean())
+            named[_NAMES.get(name) or f"{_PREFIXES[part]}/{rest}"] = float(finite.mean())
     return named

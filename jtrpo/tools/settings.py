@@ -27,14 +27,14 @@ def describe(config: TrainConfig, hyperparams: Hyperparams | None = None, seed: 
 
 
 def differences(there: dict[str, Any], here: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Settings that both know and that differ, by name."""
+    """Settings that are in both and differ, by name: the values there and here."""
     return {name: (there[name], here[name]) for name in here if name in there and there[name] != here[name]}
 
 
 def versions() -> dict[str, str]:
     """What the bits of a run depend on besides its settings."""
     device = jax.devices()[0]
-    version = sys.modules["jtrpo"].__version__  # which tools may not import
+    version = sys.modules["jtrpo"].__version__  # tools may not import jtrpo itself
     return {"jtrpo": version, "jax": jax.__version__, "device": f"{device.platform}: {device.device_kind}"}
 
 
@@ -44,9 +44,13 @@ def listed(different: dict[str, tuple[Any, Any]]) -> str:
 
 
 def config_of(settings: dict[str, Any], env: Any) -> TrainConfig:
-    """The configuration that a file tells of; what it says imports nothing and calls nothing by name."""
-    known = {field.name for field in dataclasses.fields(TrainConfig)} - {"schedules", "mesh"}
-    wanted = {name: value for name, value in settings.items() if name in known}
+    """The configuration of a run from settings that were read from a file: they import nothing and call nothing by name.
+
+    Raises:
+        ValueError: settings that cannot be used, or an environment that is not known or has other spaces.
+    """
+    names = {field.name for field in dataclasses.fields(TrainConfig)} - {"schedules", "mesh"}
+    wanted = {name: value for name, value in settings.items() if name in names}
     if env is not None:
         wanted["env"] = env
     name = wanted.get("env")
@@ -57,7 +61,7 @@ def config_of(settings: dict[str, Any], env: Any) -> TrainConfig:
         )
     try:
         config = TrainConfig(**wanted)
-        known_here = fingerprint(config)
+        actual = fingerprint(config)
     except (TypeError, ValueError) as error:
         what = (
             "environment cannot be made by its name; give env=..."
@@ -65,7 +69,7 @@ def config_of(settings: dict[str, Any], env: Any) -> TrainConfig:
             else "settings cannot be used"
         )
         raise ValueError(f"the run's {what} ({error})") from error
-    spaces = {name: known_here[name] for name in ("env.observation_space", "env.action_space")}
+    spaces = {name: actual[name] for name in ("env.observation_space", "env.action_space")}
     if different := differences(settings, spaces):
         raise ValueError(
             f"env is not an environment for the run's policy: {listed(different)}; give one with the same spaces"

@@ -1,4 +1,4 @@
-"""A polite end: a signal lets the update under way finish."""
+"""Stop on a signal, after the update that is under way."""
 
 import signal
 from types import FrameType, TracebackType
@@ -16,7 +16,7 @@ class StopOnSignal:
         self.received: signal.Signals | None = None
 
     def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -27,6 +27,6 @@ class StopOnSignal:
         """Whether a signal came."""
         return self.received is not None
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number)
         signal.signal(number, self._before[self.received])

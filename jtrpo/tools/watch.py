@@ -22,7 +22,7 @@ _MOST_FRAMES = 200
 _MILLISECONDS = 50
 _SUFFIXES = (".gif", ".webp", ".png")
 _CLASSIC = ("CartPole-v1", "Acrobot-v1", "Pendulum-v1", "MountainCar-v0", "MountainCarContinuous-v0")
-_OTHERS = (  # that gymnax's visualiser draws
+_BY_GYMNAX = (  # that gymnax's visualiser draws
     "Asterix-MinAtar", "Breakout-MinAtar", "Freeway-MinAtar", "SpaceInvaders-MinAtar",
     "Catch-bsuite", "FourRooms-misc", "MetaMaze-misc", "PointRobot-misc", "Pong-misc",
 )  # fmt: skip
@@ -76,12 +76,12 @@ def play(
         return (result.observation, result.state, memory), seen
 
     @jax.jit
-    def whole(key: PRNGKeyArray) -> tuple:
+    def rollout(key: PRNGKeyArray) -> tuple:
         reset_key, key = jax.random.split(key)
         start = (*environment.reset(reset_key), agent.empty_memory(1))
         return jax.lax.scan(step, start, jax.random.split(key, most_steps))[1]
 
-    states, observations, reward, done = jax.device_get(whole(key))
+    states, observations, reward, done = jax.device_get(rollout(key))
     length = int(np.argmax(done)) + 1 if done.any() else most_steps
     cut = lambda x: x[:length]  # noqa: E731
     return Episode(jax.tree.map(cut, states), jax.tree.map(cut, observations), np.cumsum(cut(reward)), bool(done.any()))
@@ -148,14 +148,14 @@ def save_animation(config: TrainConfig, episode: Episode, file: Path) -> None:
     from PIL import Image
 
     check_animation("file", file)
-    draw = _drawing(config.environment, episode)
+    draw = _renderer(config.environment, episode)
     length = len(episode.returns)
     steps = episode.pictures or range(0, length, -(-length // _MOST_FRAMES))
     first, *rest = [Image.fromarray(draw(step)) for step in steps]
     first.save(file, save_all=True, append_images=rest, duration=_MILLISECONDS, loop=0)
 
 
-def _drawing(environment: Any, episode: Episode) -> Callable[[int], np.ndarray]:
+def _renderer(environment: Any, episode: Episode) -> Callable[[int], np.ndarray]:
     """``(step) -> [H, W, 3]``."""
 
     def state(step: int) -> PyTree:
@@ -168,7 +168,7 @@ def _drawing(environment: Any, episode: Episode) -> Callable[[int], np.ndarray]:
     name = environment.env.name if isinstance(environment, GymnaxEnvironment) else None
     if name in _CLASSIC:
         return _with_title(_classic_control(environment, state), episode)
-    if name in _OTHERS:
+    if name in _BY_GYMNAX:
         return _by_gymnax(environment, state, episode)
     if isinstance(episode.observations, np.ndarray) and episode.observations.ndim in (3, 4):
         images = _images(episode.observations)
@@ -191,16 +191,16 @@ def _classic_control(environment: GymnaxEnvironment, state: Callable[[int], PyTr
     from gymnax.visualize.vis_gym import get_gym_state, set_gym_params
 
     name = environment.env.name
-    twin: Any = gymnasium.make(name, render_mode="rgb_array")
-    twin.reset()
-    set_gym_params(twin.unwrapped, name, environment.params)
+    gymnasium_env: Any = gymnasium.make(name, render_mode="rgb_array")
+    gymnasium_env.reset()
+    set_gym_params(gymnasium_env.unwrapped, name, environment.params)
 
     def draw(step: int) -> np.ndarray:
         at = state(step)
-        twin.unwrapped.state = get_gym_state(at, name)
+        gymnasium_env.unwrapped.state = get_gym_state(at, name)
         if name == "Pendulum-v1":
-            twin.unwrapped.last_u = float(at.last_u)
-        return twin.render()
+            gymnasium_env.unwrapped.last_u = float(at.last_u)
+        return gymnasium_env.render()
 
     return draw
 

@@ -104,7 +104,7 @@ def _lock(descriptor: int) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        gc.collect()  # a run of this process, that was forgotten rather than closed, lets go
+        gc.collect()  # releases the lock of a run in this process that was dropped without being closed
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
@@ -117,11 +117,11 @@ def _read(descriptor: int) -> dict[str, Any]:
         return {}
 
 
-def _leave_to_the_parent() -> None:
-    """A forked child would hold the lock beyond its parent's end."""
+def _release_in_child() -> None:
+    """Otherwise a forked child would hold the lock after its parent has ended."""
     for lock in list(_descriptors):
         lock.release()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_leave_to_the_parent)
+    os.register_at_fork(after_in_child=_release_in_child)
