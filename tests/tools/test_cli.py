@@ -55,7 +55,7 @@ def test_options_reach_the_settings(capsys, monkeypatch):
         assert (config.cg_iterations, config.num_envs, config.hidden_sizes) == (2, 4, (8,))
         raise ValueError("these are the settings")
 
-    monkeypatch.setattr("jtrpo.tools.cli.run_training", no_more)
+    monkeypatch.setattr("jtrpo.tools.commands.train.run_training", no_more)
     with pytest.raises(SystemExit):
         main(["train", "CartPole-v1", "--cg-iterations", "2", *TINY])
     assert "these are the settings" in capsys.readouterr().err
