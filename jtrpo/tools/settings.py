@@ -8,9 +8,13 @@ from typing import Any
 import jax
 
 from jtrpo.envs.gymnasium import PREFIX
+from jtrpo.networks.network import Network
 from jtrpo.tools.fingerprint import environment_name, fingerprint
 from jtrpo.training.config import TrainConfig
 from jtrpo.training.hyperparams import Hyperparams
+
+FUNCTIONS = ("policy_network", "critic_network", "advantage_estimator", "objective", "on_batch")
+"""Settings that are functions of the user's own: recognised by their names."""
 
 
 def describe(config: TrainConfig, hyperparams: Hyperparams | None = None, seed: int | None = None) -> dict[str, Any]:
@@ -19,6 +23,7 @@ def describe(config: TrainConfig, hyperparams: Hyperparams | None = None, seed: 
     del settings["mesh"]  # a run may go on on other devices
     settings["env"] = environment_name(config)
     settings["schedules"] = sorted(config.schedules)
+    settings |= {name: _function_name(settings[name]) for name in FUNCTIONS}
     if hyperparams is not None:
         settings |= {name: float(value) for name, value in hyperparams._asdict().items()}
     if seed is not None:
@@ -43,14 +48,19 @@ def listed(different: dict[str, tuple[Any, Any]]) -> str:
     return "; ".join(f"{name} is {old!r} there and {new!r} here" for name, (old, new) in different.items())
 
 
-def config_of(settings: dict[str, Any], env: Any) -> TrainConfig:
+def config_of(settings: dict[str, Any], env: Any, networks: dict[str, Network | None]) -> TrainConfig:
     """The configuration of a run from settings that were read from a file: they import nothing and call nothing by name.
 
     Raises:
-        ValueError: settings that cannot be used, or an environment that is not known or has other spaces.
+        ValueError: settings that cannot be used, an environment that is not known or has other spaces, or a network that is missing.
     """
-    names = {field.name for field in dataclasses.fields(TrainConfig)} - {"schedules", "mesh"}
-    wanted = {name: value for name, value in settings.items() if name in names}
+    names = {field.name for field in dataclasses.fields(TrainConfig)} - {"schedules", "mesh", *FUNCTIONS}
+    wanted = {name: value for name, value in settings.items() if name in names} | networks
+    missing = [f"{name}={settings[name]!r}" for name, given in networks.items() if given is None and settings.get(name)]
+    if missing:
+        raise ValueError(
+            f"the run had networks of your own, {' and '.join(missing)}; give the same jtrpo.Network again"
+        )
     if env is not None:
         wanted["env"] = env
     name = wanted.get("env")
@@ -75,3 +85,9 @@ def config_of(settings: dict[str, Any], env: Any) -> TrainConfig:
             f"env is not an environment for the run's policy: {listed(different)}; give one with the same spaces"
         )
     return config
+
+
+def _function_name(function: Any) -> str | None:
+    if isinstance(function, Network):
+        function = function.apply
+    return None if function is None else getattr(function, "__qualname__", type(function).__qualname__)
