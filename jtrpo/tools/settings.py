@@ -52,7 +52,7 @@ def config_of(settings: dict[str, Any], env: Any, networks: dict[str, Network | 
     """The configuration of a run from settings that were read from a file: they import nothing and call nothing by name.
 
     Raises:
-        ValueError: settings that cannot be used, an environment that is not known or has other spaces, or a network that is missing.
+        ValueError: settings that cannot be used, an environment that is unknown or has other spaces, or a missing network.
     """
     names = {field.name for field in dataclasses.fields(TrainConfig)} - {"schedules", "mesh", *FUNCTIONS}
     wanted = {name: value for name, value in settings.items() if name in names} | networks
