@@ -229,7 +229,9 @@ def test_a_run_resumes_and_its_policy_loads_with_the_same_functions_given_again(
         np.testing.assert_array_equal(old, new)
     with pytest.raises(ValueError, match=r"policy_network is 'networks.<locals>.policy' there and None here"):
         Checkpoints(tmp_path, config()).restore()
-    with pytest.raises(ValueError, match=r"networks of your own, policy_network='networks.<locals>.policy' and critic_"):
+    with pytest.raises(
+        ValueError, match=r"networks of your own, policy_network='networks.<locals>.policy' and critic_"
+    ):
         jtrpo.load_policy(tmp_path)
     policy = jtrpo.load_policy(tmp_path, **OWN)
     observation = np.ones(4, np.float32)
