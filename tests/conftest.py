@@ -43,7 +43,7 @@ LONGEST = (
     "training/test_memory.py",
     "training/test_broken_numbers.py",
     "training/test_host.py",
-    "tools/test_cli.py",
+    "tools/commands/test_train.py",
     "training/test_vine.py",
     "training/test_acting_kl.py",
     "networks/test_spaces.py",
