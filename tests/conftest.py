@@ -35,19 +35,25 @@ hypothesis.settings.load_profile("jtrpo")
 
 # The files that take longest come first, so that no worker is left alone with one of them.
 LONGEST = (
+    "test_process.py",
     "tools/test_distributed.py",
     "test_notebooks.py",
+    "faults/test_kills.py",
     "training/test_mesh.py",
-    "test_process.py",
     "training/test_trainer.py",
-    "training/test_memory.py",
-    "training/test_broken_numbers.py",
+    "inputs/test_calls.py",
     "training/test_host.py",
-    "tools/commands/test_train.py",
-    "training/test_vine.py",
+    "inputs/test_folder.py",
+    "core/test_trpo.py",
+    "training/test_memory.py",
     "training/test_acting_kl.py",
+    "training/test_vine.py",
     "networks/test_spaces.py",
-    "training/test_probes.py",
+    "inputs/test_spaces_fuzz.py",
+)
+    "training/test_acting_kl.py",
+    "training/test_vine.py",
+    "networks/test_spaces.py",
 )
 
 

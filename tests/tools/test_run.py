@@ -20,7 +20,7 @@ CONFIG = jtrpo.TrainConfig(
 
 @pytest.fixture(autouse=True)
 def _few_episodes(monkeypatch):
-    monkeypatch.setattr(module, "EVALUATION_EPISODES", 4)
+    monkeypatch.setattr(module, "EVALUATION_EPISODES", 2)  # as where else runs are of these settings
 
 
 def train(folder, **settings):

@@ -144,7 +144,7 @@ def test_an_endless_episode_counts_with_its_return_so_far():
     assert play_on_host(live((1000,), AutoresetMode.SAME_STEP), act, lambda batch: (), 2, 3).tolist() == [3, 303]
 
 
-SMALL = {"num_envs": 2, "num_steps": 16, "total_timesteps": 96, "hidden_sizes": (4,), "critic_minibatches": 1}
+SMALL = {"num_envs": 2, "num_steps": 18, "total_timesteps": 108, "hidden_sizes": (4,), "critic_minibatches": 1}
 
 
 def trained(mode, **settings):
@@ -172,7 +172,7 @@ def test_every_mode_learns_the_same_to_the_bit(in_the_same_step, mode):
 
 def test_a_trained_state_is_evaluated(in_the_same_step):
     trainer, state, metrics = in_the_same_step
-    assert int(metrics.timesteps) == 96
+    assert int(metrics.timesteps) == 108
     assert metrics.policy.accepted
     returns = trainer.evaluate(state, jax.random.key(0), 3)
     assert returns.tolist() == [0 + 1 + 2 + 3, 0 + 1 + 2 + 3, 100 + 101 + 102 + 103]
@@ -220,7 +220,7 @@ def test_noise_is_held_and_actions_reach_the_environment_within_its_bounds():
 
 
 def test_memory_and_reuse_train_on_the_host_too():
-    _, state, metrics = trained(AutoresetMode.SAME_STEP, memory="gru", reuse=2)
+    _, state, metrics = trained(AutoresetMode.SAME_STEP, memory="gru", reuse=2, num_steps=16, total_timesteps=96)
     assert metrics.policy.accepted
     assert float(metrics.policy.kl) > 0
     # The episodes under way began with the collection: four steps, ended by the last one.
@@ -229,13 +229,13 @@ def test_memory_and_reuse_train_on_the_host_too():
         trained(AutoresetMode.NEXT_STEP, memory="gru")
 
 
-def test_a_state_that_is_not_the_last_one_begins_its_environments_anew(caplog, monkeypatch):
-    trainer, state, _ = trained(AutoresetMode.SAME_STEP, num_steps=6, total_timesteps=12)
+def test_a_state_that_is_not_the_last_one_begins_its_environments_anew(in_the_same_step, caplog, monkeypatch):
+    trainer, state, _ = in_the_same_step
     with caplog.at_level(logging.WARNING, "jtrpo"):
         following, _ = trainer.step(state)
         assert not caplog.records
         again, _ = trainer.step(state)
-    assert "begins anew after update 1" in caplog.text
+    assert "begins anew after update 3" in caplog.text
     caplog.clear()
     # Broken off in the middle of a collection: the environments no longer stand where the state left them.
     with monkeypatch.context() as patch:
@@ -243,7 +243,7 @@ def test_a_state_that_is_not_the_last_one_begins_its_environments_anew(caplog, m
         with pytest.raises(TypeError):
             trainer.step(again)
     trainer.step(again)
-    assert "begins anew after update 2" in caplog.text
+    assert "begins anew after update 4" in caplog.text
     # Episodes of four: the continued ones stood at two of four, the new ones at zero.
     assert float(following.observation_statistics.mean[0]) != float(again.observation_statistics.mean[0])
 
@@ -308,6 +308,7 @@ def test_a_saved_policy_acts_on_raw_observations(runs):
     assert many.tolist() == [int(one)] * 3
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_run(runs):
     _, stopped, _ = runs
     trainer = jtrpo.make_host_trainer(CARTPOLE)

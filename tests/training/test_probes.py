@@ -77,9 +77,18 @@ def test_policy_learns_what_the_observation_tells(trained):
         assert jnp.all(jnp.exp(distribution.log_std) < 0.5)
 
 
+SHARED = {"normalize_values": True, "shared_torso": True}
+
+
 @pytest.mark.parametrize(
-    "settings", [{"critic": "gauss_newton"}, {"normalize_values": True, "shared_torso": True}], ids=lambda s: next(iter(s))
-)  # fmt: skip
+    "settings",
+    [
+        {"critic": "gauss_newton", **SHARED},
+        pytest.param({"critic": "gauss_newton"}, marks=pytest.mark.slow),
+        pytest.param(SHARED, marks=pytest.mark.slow),
+    ],
+    ids=["both", "gauss_newton", "shared_torso"],
+)
 def test_every_kind_of_critic_learns_the_value_of_a_time_limit_that_never_ends_anything(settings):
     metrics, value, _ = jax.jit(lambda: train(probes.TruncatedOnly(probes.DISCRETE), updates=80, **settings))()
     np.testing.assert_allclose(value[1], 1.0 / (1.0 - GAMMA), atol=0.05)
