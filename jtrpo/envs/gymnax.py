@@ -2,9 +2,10 @@
 
 import dataclasses
 import difflib
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
 from jaxtyping import PRNGKeyArray, PyTree
@@ -13,12 +14,26 @@ from jtrpo.envs.metrics import scalars_of
 from jtrpo.envs.protocol import EnvStep, time_limit
 
 
+class DrawnState(NamedTuple):
+    """Where an environment stands whose parameters are drawn for each episode.
+
+    Attributes:
+        state: gymnax's.
+        params: of the episode under way.
+    """
+
+    state: PyTree
+    params: PyTree
+
+
 class GymnaxEnvironment:
     """A gymnax environment with its parameters, behind the :class:`Environment` protocol.
 
     Args:
         env: gymnax environment (or wrapper) with the six-value ``step``.
-        params: its parameters; ``None``: its default ones. They may be traced, but for those that its spaces are made of.
+        params: its parameters; ``None``: its default ones. They may be traced, but for those that its spaces are made of. A
+            function ``key -> params`` draws new ones at every reset, which are then part of the state, a :class:`DrawnState`;
+            spaces and time limit are those of its draw with key 0.
 
     Raises:
         ValueError: parameters of another environment, with an axis that the default ones lack, or traced ones in a space.
@@ -28,11 +43,15 @@ class GymnaxEnvironment:
 
     def __init__(self, env: Any, params: Any = None):
         self.env = env
+        self.draw = params if callable(params) else None
         self.params = env.default_params if params is None else params
+        if self.draw is not None:
+            with jax.ensure_compile_time_eval():
+                self.params = self.draw(jax.random.key(0))
         _check_parameters(env, self.params)
         self.max_episode_steps = time_limit(getattr(self.params, "max_steps_in_episode", None))
         longest = np.iinfo(jax.dtypes.canonicalize_dtype(int)).max  # gymnax compares with it
-        if self.max_episode_steps is not None and self.max_episode_steps > longest:
+        if self.draw is None and self.max_episode_steps is not None and self.max_episode_steps > longest:
             self.params = self.params.replace(max_steps_in_episode=longest)
         try:
             with jax.ensure_compile_time_eval():
@@ -48,11 +67,26 @@ class GymnaxEnvironment:
 
     def reset(self, key: PRNGKeyArray) -> tuple[PyTree, PyTree]:
         """Begin an episode: ``(observation, state)``."""
-        return self.env.reset(key, self.params)
+        if self.draw is None:
+            return self.env.reset(key, self.params)
+        draw_key, reset_key = jax.random.split(key)
+        params = jax.tree.map(jnp.asarray, self.draw(draw_key))
+        observation, state = self.env.reset(reset_key, params)
+        return observation, DrawnState(state, params)
 
     def step(self, key: PRNGKeyArray, state: PyTree, action: Any) -> EnvStep:
         """Act once; gymnax resets by itself and hands the final observation over in ``info``."""
-        observation, state, reward, terminated, truncated, info = self.env.step(key, state, action, self.params)
+        if self.draw is None:
+            return self._step(key, state, action, self.params)
+        step_key, reset_key = jax.random.split(key)
+        result = self._step(step_key, state.state, action, state.params)
+        going_on = (result.observation, DrawnState(result.state, state.params))
+        done = result.terminated | result.truncated
+        following = jax.tree.map(lambda new, old: jnp.where(done, new, old), self.reset(reset_key), going_on)
+        return result._replace(observation=following[0], state=following[1])
+
+    def _step(self, key: PRNGKeyArray, state: PyTree, action: Any, params: Any) -> EnvStep:
+        observation, state, reward, terminated, truncated, info = self.env.step(key, state, action, params)
         final_observation, metrics = info["final_observation"], scalars_of(info)
         return EnvStep(observation, state, reward, terminated, truncated, final_observation, metrics)
 

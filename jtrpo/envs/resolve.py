@@ -16,8 +16,9 @@ from jtrpo.envs.protocol import Environment
 
 
 def resolve(env: Any) -> Environment | host.HostEnvironment:
-    """Return an environment for an id, a gymnax environment with or without its parameters, or an :class:`Environment`.
+    """Return an environment for an id, a gymnax environment, or an :class:`Environment`.
 
+    A gymnax environment may come in a pair with its parameters, or with a function that draws them for each episode.
     Vector environments of Gymnasium, and ids that begin with ``gymnasium:``, are for the host trainer.
 
     Raises:
@@ -49,8 +50,9 @@ def resolve(env: Any) -> Environment | host.HostEnvironment:
     if isinstance(env, Environment):
         return env
     raise TypeError(
-        "env must be an id such as 'CartPole-v1', a gymnax environment, a pair (gymnax environment, its parameters), a "
-        "gymnasium.vector.VectorEnv, or an object with observation_space, action_space, reset and step (jtrpo.Environment); "
+        "env must be an id such as 'CartPole-v1', a gymnax environment, a pair (gymnax environment, its parameters or a "
+        "function that draws them), a gymnasium.vector.VectorEnv, or an object with observation_space, action_space, reset and "
+        "step (jtrpo.Environment); "
         f"got {env!r}"
     )
 

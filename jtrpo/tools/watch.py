@@ -13,7 +13,7 @@ from jaxtyping import Float, PRNGKeyArray, PyTree
 
 from jtrpo.envs.actions import environment_action
 from jtrpo.envs.gymnasium import PREFIX, HostEnvironment
-from jtrpo.envs.gymnax import GymnaxEnvironment
+from jtrpo.envs.gymnax import DrawnState, GymnaxEnvironment
 from jtrpo.training.agent import make_agent
 from jtrpo.training.config import TrainConfig
 from jtrpo.training.state import TrainState
@@ -159,17 +159,20 @@ def _renderer(environment: Any, episode: Episode) -> Callable[[int], np.ndarray]
     """``(step) -> [H, W, 3]``."""
 
     def state(step: int) -> PyTree:
-        return jax.tree.map(lambda x: x[step], episode.states)
+        at = jax.tree.map(lambda x: x[step], episode.states)
+        return at.state if isinstance(at, DrawnState) else at
 
     if episode.pictures:
         return _with_title(episode.pictures.__getitem__, episode)
     if callable(getattr(environment, "render", None)):
         return _with_title(lambda step: np.asarray(environment.render(state(step))), episode)
     name = environment.env.name if isinstance(environment, GymnaxEnvironment) else None
+    drawn = isinstance(episode.states, DrawnState)
+    params = jax.tree.map(lambda x: x[0], episode.states.params) if drawn else getattr(environment, "params", None)
     if name in _CLASSIC:
-        return _with_title(_classic_control(environment, state), episode)
+        return _with_title(_classic_control(name, params, state), episode)
     if name in _BY_GYMNAX:
-        return _by_gymnax(environment, state, episode)
+        return _by_gymnax(environment, params, state, episode)
     if isinstance(episode.observations, np.ndarray) and episode.observations.ndim in (3, 4):
         images = _images(episode.observations)
         return _with_title(lambda step: images[step], episode)
@@ -179,7 +182,7 @@ def _renderer(environment: Any, episode: Episode) -> Callable[[int], np.ndarray]
     )
 
 
-def _classic_control(environment: GymnaxEnvironment, state: Callable[[int], PyTree]) -> Callable[[int], np.ndarray]:
+def _classic_control(name: str, params: Any, state: Callable[[int], PyTree]) -> Callable[[int], np.ndarray]:
     """As gymnax's visualiser does it, but with one gymnasium environment for all frames: it makes one for each."""
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     os.environ.setdefault("SDL_AUDIODRIVER", "dummy")  # or it complains of every machine that has no sound
@@ -190,10 +193,9 @@ def _classic_control(environment: GymnaxEnvironment, state: Callable[[int], PyTr
         raise ImportError("classic control is drawn by pygame: pip install 'jtrpo[watch]'") from error
     from gymnax.visualize.vis_gym import get_gym_state, set_gym_params
 
-    name = environment.env.name
     gymnasium_env: Any = gymnasium.make(name, render_mode="rgb_array")
     gymnasium_env.reset()
-    set_gym_params(gymnasium_env.unwrapped, name, environment.params)
+    set_gym_params(gymnasium_env.unwrapped, name, params)
 
     def draw(step: int) -> np.ndarray:
         at = state(step)
@@ -206,13 +208,13 @@ def _classic_control(environment: GymnaxEnvironment, state: Callable[[int], PyTr
 
 
 def _by_gymnax(
-    environment: GymnaxEnvironment, state: Callable[[int], PyTree], episode: Episode
+    environment: GymnaxEnvironment, params: Any, state: Callable[[int], PyTree], episode: Episode
 ) -> Callable[[int], np.ndarray]:
     import matplotlib.pyplot as plt
     from gymnax.visualize import Visualizer
 
     states = [state(step) for step in range(len(episode.returns))]
-    visualizer = Visualizer(environment.env, environment.params, states, episode.returns)
+    visualizer = Visualizer(environment.env, params, states, episode.returns)
     plt.close(visualizer.fig)  # nobody waits for a window
     visualizer.init()
 

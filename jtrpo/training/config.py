@@ -46,7 +46,8 @@ class TrainConfig:
     """Static settings of a training run: everything that changes shapes or code paths.
 
     Attributes:
-        env: a gymnax id, a pair (gymnax environment, its parameters), or an object that meets :class:`jtrpo.Environment`. For
+        env: a gymnax id, a pair (gymnax environment, its parameters, or a function ``key -> parameters`` that draws new ones
+            for each episode), or an object that meets :class:`jtrpo.Environment`. For
             :func:`jtrpo.make_host_trainer`: ``"gymnasium:"`` and an id of Gymnasium, a ``gymnasium.vector.VectorEnv``, or a
             pair of them, to train on and to evaluate on.
         total_timesteps: environment steps to take, over all environments; rounded up to whole updates.

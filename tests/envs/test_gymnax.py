@@ -10,6 +10,7 @@ from gymnasium import spaces
 import jtrpo
 from jtrpo.envs.gymnax import GymnaxEnvironment, environment_ids, make_gymnax
 from jtrpo.envs.resolve import resolve
+from jtrpo.training.rollout import collect, reset
 
 
 def test_the_limit_truncates_and_the_final_observation_is_what_really_followed():
@@ -43,6 +44,66 @@ def test_an_environment_object_with_or_without_parameters_is_taken():
     config = jtrpo.TrainConfig(env=(env, short), num_envs=2, num_steps=8, hidden_sizes=(4,))
     trainer = jtrpo.make_trainer(config)
     assert jnp.all(trainer.evaluate(trainer.init(jax.random.key(0)), jax.random.key(1), 4) <= 7)
+
+
+def long_poles(key):
+    return at_length(jax.random.uniform(key, minval=0.25, maxval=1.0))
+
+
+def at_length(length):
+    params = gymnax.make("CartPole-v1")[1]
+    return params.replace(length=length, polemass_length=params.masspole * length)
+
+
+def test_drawn_parameters_differ_among_environments_change_with_each_episode_and_stay_within_it():
+    env = resolve((gymnax.make("CartPole-v1")[0], long_poles))
+    assert env.max_episode_steps == 500
+    start = reset(env, jax.random.key(0), 4)
+    push = lambda observation, memory: (jtrpo.Categorical(jnp.array([[0.0, 100.0]] * 4)), memory)  # noqa: E731
+
+    def run(start, key):
+        return collect(env, push, start, key, 40, keep_start=True)
+
+    _, trajectory, _ = jax.jit(run)(start, jax.random.key(1))
+    length = np.asarray(trajectory.start.env_state.params.length)
+    assert len(set(length[0])) == 4
+    assert 0.25 <= length.min() < length.max() < 1.0
+    done = np.asarray(trajectory.done)
+    assert (done[:-1].sum(axis=0) >= 2).all()
+    np.testing.assert_array_equal(length[1:] != length[:-1], done[:-1])
+    # The pole falls as one of its length does, from the first state of the next episode on.
+    t, e = np.argwhere(done)[0]
+    before = jax.tree.map(lambda x: x[t + 1, e], trajectory.start.env_state)
+    followed = env.env.step_env(jax.random.key(0), before.state, 1, at_length(length[t + 1, e]))[0]
+    np.testing.assert_allclose(trajectory.final_observation[t + 1, e], followed, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_one_policy_balances_every_drawn_length_and_that_of_one_length_does_not():
+    env, lengths = gymnax.make("CartPole-v1")[0], jnp.linspace(0.25, 1.0, 4)
+    settings = {"total_timesteps": 200_000, "num_envs": 64, "num_steps": 32}
+
+    def returns(params):
+        train = jtrpo.make_train(jtrpo.TrainConfig((env, params), **settings))
+        state = jax.jit(jax.vmap(train))(jax.random.split(jax.random.key(0), 3)).state
+
+        def evaluate(state, length):
+            trainer = jtrpo.make_trainer(jtrpo.TrainConfig((env, at_length(length)), **settings))
+            return trainer.evaluate(state, jax.random.key(1), 64, max_steps=500).mean()
+
+        return jax.jit(jax.vmap(jax.vmap(evaluate, (None, 0)), (0, None)))(state, lengths)
+
+    drawn, one = returns(long_poles), returns(at_length(1.0))
+    assert drawn.min() >= 475  # in every seed, at every length
+    assert one[:, 0].mean() < drawn[:, 0].min() - 50
+
+
+def test_parameters_that_are_drawn_wrong_are_refused():
+    env = gymnax.make("CartPole-v1")[0]
+    with pytest.raises(ValueError, match=r"parameters of CartPole.* must have gravity"):
+        resolve((env, lambda key: gymnax.make("Pendulum-v1")[1]))
+    with pytest.raises(ValueError, match=r"parameter length of CartPole.* must have shape \(\); got \(3,\)"):
+        resolve((env, lambda key: at_length(jax.random.uniform(key, (3,)))))
 
 
 def test_spaces_become_gymnasium_spaces():
