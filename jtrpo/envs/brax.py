@@ -56,13 +56,19 @@ class BraxEnvironment:
 
     def step(self, key: PRNGKeyArray, state: PyTree, action: Any) -> EnvStep:
         """Act once."""
+        result = self.step_without_reset(key, state, action)
+        done = result.terminated | result.truncated
+        going_on = (result.final_observation, result.state)
+        observation, state = jax.tree.map(lambda new, old: jnp.where(done, new, old), self.reset(key), going_on)
+        return result._replace(observation=observation, state=state)
+
+    def step_without_reset(self, key: PRNGKeyArray, state: PyTree, action: Any) -> EnvStep:
+        """Act once, and stay where an episode ended."""
         # The state is copied first, because Brax's wrappers write into its dictionaries.
         following = _strong(self.env.step(jax.tree.map(lambda x: x, state), action))
         done, truncated = following.done > 0, following.info["truncation"] > 0
-        _, fresh = self.reset(key)
-        going_on = jax.tree.map(lambda new, old: jnp.where(done, new, old), fresh, following)
         ends, metrics = (done & ~truncated, truncated), scalars_of(following.metrics)
-        return EnvStep(going_on.obs, going_on, following.reward, *ends, following.obs, metrics)
+        return EnvStep(following.obs, following, following.reward, *ends, following.obs, metrics)
 
 
 def make_brax(env_id: str) -> BraxEnvironment:

@@ -15,6 +15,7 @@ from jtrpo.core.objective import Objective
 from jtrpo.envs.gymnasium import HostEnvironment
 from jtrpo.envs.metrics import check_metrics
 from jtrpo.envs.protocol import Environment
+from jtrpo.envs.reset_pool import check_reset_pool
 from jtrpo.envs.resolve import can_wait, resolve
 from jtrpo.networks.heads import BOX_DISTRIBUTIONS
 from jtrpo.networks.network import Network
@@ -105,6 +106,8 @@ class TrainConfig:
         env_metrics: names of numbers of the environment to report in ``Metrics.episode.metrics``: of the ``info`` of gymnax and
             Gymnasium, of the ``metrics`` of Brax. Without, one of your own reports all of its ``EnvStep.metrics``, others none.
         env_cost: name of the cost in Gymnasium's ``info``. An environment in JAX gives it in ``EnvStep.cost``.
+        reset_pool: fresh starts, made for each collection, from which the episodes that begin in it draw at random; 0: each has
+            one of its own. For environments whose reset costs more than a step, such as Brax's.
 
     Raises:
         TypeError: a value of the wrong type.
@@ -158,6 +161,7 @@ class TrainConfig:
     mesh: jax.sharding.Mesh | None = dataclasses.field(default=None, metadata={"cli": False})
     env_metrics: tuple[str, ...] = ()
     env_cost: str | None = None
+    reset_pool: int = 0
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -182,6 +186,9 @@ class TrainConfig:
             check_number(name, getattr(self, name), scalar=True, **bounds)
             object.__setattr__(self, name, float(getattr(self, name)))
         check_metrics(self.env_metrics, self.env_cost)
+        check_count("reset_pool", self.reset_pool, at_least=0)
+        if self.reset_pool:
+            check_reset_pool(self.environment)
         check_hidden_sizes(self.hidden_sizes, self.memory, self.shared_torso, self.box_distribution)
         check_own_functions(self)
         check_schedules(self.anneal, self.schedules, self.num_updates)

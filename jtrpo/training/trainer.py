@@ -15,6 +15,7 @@ from jtrpo.core.check import check_callable, check_count
 from jtrpo.envs.gymnasium import HostEnvironment
 from jtrpo.envs.metrics import own_numbers
 from jtrpo.envs.protocol import Environment, time_limit
+from jtrpo.envs.reset_pool import ResetPool
 from jtrpo.training.config import TrainConfig, check_config
 from jtrpo.training.episodes import EpisodeSummary
 from jtrpo.training.evaluation import check_evaluate, play_episodes
@@ -204,8 +205,12 @@ class _Training:
         config, agent = self.config, self.learner.agent
         vine = config.sampling == "vine"
         collect_key, reset_key = jax.random.split(key)
+        environment = self.environment
+        if config.reset_pool:
+            reset_key, pool_key = jax.random.split(reset_key)
+            environment = ResetPool(environment, pool_key, config.reset_pool)
         env_state, trajectory, episodes = collect(
-            self.environment,
+            environment,
             partial(agent.policy_and_critic if vine else agent.policy, state),
             state.env_state,
             collect_key,

@@ -7,6 +7,7 @@ import pytest
 
 import jtrpo
 from jtrpo.envs.brax import BraxEnvironment
+from jtrpo.training.trainer import make_collect
 
 pytest.importorskip("brax")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # Brax's own deprecations are not ours to mend
@@ -37,6 +38,22 @@ def test_time_limits_truncate_falls_terminate_and_what_followed_is_kept(environm
             assert float(jnp.abs(result.final_observation - result.observation).max()) > 1e-3
             assert float(state.info["steps"]) == 0.0
         assert step._cache_size() == 1
+
+
+def test_with_a_pool_episodes_begin_at_its_starts_and_learning_goes_on(environment):
+    settings = {"num_envs": 8, "num_steps": 16, "hidden_sizes": (8,), "total_timesteps": 256}
+    config = jtrpo.TrainConfig(environment, reset_pool=4, env_metrics=("reward",), **settings)
+    with jax.numpy_rank_promotion("allow"):
+        with pytest.raises(ValueError, match=r"'reward'.*BraxEnvironment.*gives none"):
+            jtrpo.make_train(config)
+        config = jtrpo.TrainConfig(environment, reset_pool=4, **settings)
+        trainer = jtrpo.make_trainer(config)
+        state = jax.jit(trainer.init)(jax.random.key(0))
+        trajectory = jax.jit(make_collect(config))(state)
+        begun = np.asarray(trajectory.observation)[1:][np.asarray(trajectory.done)[:-1]]
+        assert len(begun) >= 8
+        assert len(np.unique(begun, axis=0)) <= 4
+        assert jax.jit(trainer.step)(state)[1].policy.accepted
 
 
 def test_inverted_pendulum_learns():

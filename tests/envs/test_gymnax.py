@@ -80,7 +80,7 @@ def test_drawn_parameters_differ_among_environments_change_with_each_episode_and
 
 @pytest.mark.slow
 def test_one_policy_balances_every_drawn_length_and_that_of_one_length_does_not():
-    env, lengths = gymnax.make("CartPole-v1")[0], jnp.linspace(0.25, 1.0, 4)
+    env, lengths = gymnax.make("CartPole-v1")[0], jnp.array([0.25, 0.5, 0.75, 1.0])
     settings = {"total_timesteps": 200_000, "num_envs": 64, "num_steps": 32}
 
     def returns(params):
@@ -93,9 +93,10 @@ def test_one_policy_balances_every_drawn_length_and_that_of_one_length_does_not(
 
         return jax.jit(jax.vmap(jax.vmap(evaluate, (None, 0)), (0, None)))(state, lengths)
 
-    drawn, one = returns(long_poles), returns(at_length(1.0))
+    drawn, one = returns(long_poles), returns(at_length(0.5))
     assert drawn.min() >= 475  # in every seed, at every length
-    assert one[:, 0].mean() < drawn[:, 0].min() - 50
+    assert one[:, 1].min() >= 475  # where it was trained
+    assert one[:, -1].max() < 200
 
 
 def test_parameters_that_are_drawn_wrong_are_refused():

@@ -20,7 +20,9 @@ from jax.sharding import PartitionSpec as P
 
 import jtrpo
 from jtrpo.envs.gymnax import GymnaxEnvironment
+from jtrpo.training.trainer import make_collect
 from tests.devices import communicating
+from tests.envs.test_reset_pool import Numbered
 from tests.training.test_acting_kl import SMALL, acting_updates, assert_within
 
 QUICK, SLOW = {}, {}
@@ -119,6 +121,18 @@ def fractions_of_a_batch_memory_reuse_and_own_metrics_know_no_devices():
 @slow
 def memory_and_reuse_know_no_devices_where_adam_fits_the_critic():
     three_updates_are_those_of_one(memory="gru", reuse=3, critic_minibatches=2, fisher_fraction=0.4, **costly())
+
+
+@quick
+def a_pool_of_starts_knows_no_devices():
+    settings = {"num_envs": 8, "num_steps": 16, "hidden_sizes": (4,), "reset_pool": 3, "critic": "gauss_newton"}
+    found = []
+    for mesh in (None, all_devices()):
+        config = jtrpo.TrainConfig(Numbered(), mesh=mesh, **settings)
+        state = jax.jit(jtrpo.make_trainer(config).init)(jax.random.key(0))
+        found.append(jax.device_get(jax.jit(make_collect(config))(state)))
+    jax.tree.map(np.testing.assert_array_equal, *found)
+    assert found[0].done.sum() > 8
 
 
 @slow
