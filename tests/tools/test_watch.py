@@ -1,5 +1,6 @@
 import sys
 
+import gymnax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -76,6 +77,9 @@ def test_own_pictures_and_image_observations(kind, tmp_path):
 @pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1", "Catch-bsuite"])
 def test_environments_that_gymnax_and_gymnasium_draw(env, tmp_path):
     pytest.importorskip("pygame")
+    if env == "CartPole-v1":
+        cartpole, params = gymnax.make(env)
+        env = (cartpole, lambda key: params.replace(length=jax.random.uniform(key)))
     config, state = start(env)
     episode = play(config, state, jax.random.key(1), most_steps=12)
     save_animation(config, episode, tmp_path / "policy.gif")
