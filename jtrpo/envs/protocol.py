@@ -50,7 +50,7 @@ class Environment(Protocol):
         max_episode_steps (int): optional: the time limit. With it, first episodes are cut at spread times (see
             ``staggered_resets``).
         step_without_reset: optional: ``step`` that stays where an episode ended, with what followed as its ``observation``; for
-            ``TrainConfig(reset_pool=...)``, where a reset costs more than a step.
+            ``TrainConfig(reset_pool=...)``, where a reset is expensive.
 
     Examples:
         Say the bit that is seen; an episode is one step:

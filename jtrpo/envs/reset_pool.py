@@ -1,4 +1,4 @@
-"""Starts that episodes share, for environments whose reset costs more than a step."""
+"""Starts that episodes share, for environments whose reset is expensive."""
 
 from typing import Any
 

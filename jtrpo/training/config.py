@@ -107,7 +107,7 @@ class TrainConfig:
             Gymnasium, of the ``metrics`` of Brax. Without, one of your own reports all of its ``EnvStep.metrics``, others none.
         env_cost: name of the cost in Gymnasium's ``info``. An environment in JAX gives it in ``EnvStep.cost``.
         reset_pool: fresh starts, made for each collection, from which the episodes that begin in it draw at random; 0: each has
-            one of its own. For environments whose reset costs more than a step, such as Brax's.
+            one of its own. For environments whose reset is expensive, such as Brax's.
 
     Raises:
         TypeError: a value of the wrong type.
