@@ -51,10 +51,6 @@ LONGEST = (
     "networks/test_spaces.py",
     "inputs/test_spaces_fuzz.py",
 )
-    "training/test_acting_kl.py",
-    "training/test_vine.py",
-    "networks/test_spaces.py",
-)
 
 
 def pytest_collection_modifyitems(items):
