@@ -23,6 +23,7 @@ from jtrpo.envs.gymnax import GymnaxEnvironment
 from jtrpo.training.trainer import make_collect
 from tests.devices import communicating
 from tests.envs.test_reset_pool import Numbered
+from tests.training.own_networks import averaging, networks
 from tests.training.test_acting_kl import SMALL, acting_updates, assert_within
 
 QUICK, SLOW = {}, {}
@@ -133,6 +134,12 @@ def a_pool_of_starts_knows_no_devices():
         found.append(jax.device_get(jax.jit(make_collect(config))(state)))
     jax.tree.map(np.testing.assert_array_equal, *found)
     assert found[0].done.sum() > 8
+
+
+@slow
+def networks_of_ones_own_know_no_devices():
+    own = networks(averaging, hidden=(8,))
+    three_updates_are_those_of_one(critic="gauss_newton", fisher_fraction=0.4, **own)
 
 
 @slow
