@@ -23,6 +23,7 @@ import numpy as np
 from scipy import stats
 
 import jtrpo
+from jtrpo.tools.settings import describe
 
 EPISODES = 128
 
@@ -63,8 +64,7 @@ def learn(config: jtrpo.TrainConfig, hyperparams: jtrpo.Hyperparams, seeds: int)
     result = jax.device_get(compiled(keys))
     ended = time.perf_counter()
     numbers = {name: float(value) for name, value in hyperparams._asdict().items()}
-    apart = ("env", "environment", "schedules", "total_timesteps")
-    static = {name: value for name, value in vars(config).items() if name not in apart}
+    static = {name: value for name, value in describe(config).items() if not name.startswith(("env", "total_timesteps"))}
     return {
         "env": env,
         "total_timesteps": config.actual_timesteps,
