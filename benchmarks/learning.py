@@ -64,7 +64,8 @@ def learn(config: jtrpo.TrainConfig, hyperparams: jtrpo.Hyperparams, seeds: int)
     result = jax.device_get(compiled(keys))
     ended = time.perf_counter()
     numbers = {name: float(value) for name, value in hyperparams._asdict().items()}
-    static = {name: value for name, value in describe(config).items() if not name.startswith(("env", "total_timesteps"))}
+    apart = ("env", "total_timesteps")
+    static = {name: value for name, value in describe(config).items() if name not in apart and "." not in name}
     return {
         "env": env,
         "total_timesteps": config.actual_timesteps,
