@@ -13,9 +13,6 @@ from jtrpo.networks.recurrent import Sequences, by_time, flatten_sequences
 class Network(NamedTuple):
     """A policy or a critic of your own: pure functions of its parameters, which are a pytree of arrays.
 
-        policy = jtrpo.Network(module.init, module.apply)           # a flax module that returns a jtrpo.Categorical, say
-        config = jtrpo.TrainConfig("CartPole-v1", policy_network=policy)    # and critic_network=..., or the built-in one
-
     Observations come in batches, ``[B, ...]`` for each part, normalised where the settings say so. A policy gives a distribution
     over ``B`` actions (:class:`Distribution`), a critic ``[B]`` values. With a memory they give it back too, one step on:
     the library steps them through time, begins each episode with an empty memory, and takes derivatives through all of it.
@@ -24,6 +21,16 @@ class Network(NamedTuple):
         init: ``(key, observation) -> params``, from a batch of one observation.
         apply: ``(params, observation) -> output``; with a memory ``(params, observation, memory) -> (output, memory)``.
         empty_memory: ``(B) -> memory`` before an episode's first step, a pytree with leading axis ``B``; ``None``: no memory.
+
+    Examples:
+        >>> linear = jtrpo.Network(
+        ...     init=lambda key, observation: jnp.zeros((4, 2)),
+        ...     apply=lambda params, observation: jtrpo.Categorical(observation @ params),
+        ... )
+        >>> config = jtrpo.TrainConfig("CartPole-v1", policy_network=linear)  # with the critic that is built in
+        >>> trainer = jtrpo.make_trainer(config)
+        >>> jax.eval_shape(trainer.init, jax.random.key(0)).policy_params.shape
+        (4, 2)
     """
 
     init: Callable[[PRNGKeyArray, PyTree], PyTree]

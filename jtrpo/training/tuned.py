@@ -14,14 +14,6 @@ from jtrpo.training.hyperparams import Hyperparams
 _SHRINKING = {"critic": "gauss_newton", "critic_epochs": 2, "anneal": ("max_kl",)}
 """A second-order critic and a trust region that shrinks: large steps at first, and a policy that settles at the end."""
 
-_SWIMMING = {
-    **_SHRINKING,
-    "total_timesteps": 200_000,
-    "num_envs": 64,
-    "num_steps": 16,
-    "box_distribution": "gsde",
-    "initial_log_std": -1.0,
-}
 _REMEMBERING = {"total_timesteps": 200_000, "memory": "gru", "hidden_sizes": (64,)}
 """For what a single observation does not tell."""
 
@@ -61,8 +53,18 @@ TUNED: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
         },
         {"max_kl": 0.01, "gamma": 0.97},
     ),
-    "Reacher-misc": (_SWIMMING, {"max_kl": 0.02, "gae_lambda": 0.98}),
-    "Swimmer-misc": (_SWIMMING, {"max_kl": 0.02}),
+    "Reacher-misc": (
+        {
+            **_SHRINKING,
+            "total_timesteps": 200_000,
+            "num_envs": 64,
+            "num_steps": 16,
+            "box_distribution": "gsde",
+            "initial_log_std": -1.0,
+        },
+        {"max_kl": 0.02, "gae_lambda": 0.98},
+    ),
+    "Swimmer-misc": ({"total_timesteps": 200_000}, {}),
     "BernoulliBandit-misc": ({**_SHRINKING, **_REMEMBERING}, {"max_kl": 0.01}),
     "GaussianBandit-misc": (_REMEMBERING, {"max_kl": 0.01}),
     "MemoryChain-bsuite": ({**_REMEMBERING, "total_timesteps": 100_000}, {"max_kl": 0.01}),
