@@ -163,7 +163,6 @@ def test_the_recipes_for_updates_of_ones_own_run(capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_the_opened_trainers_code_runs_from_top_to_bottom():
     names = run_blocks("open_trainer")
     assert names["result"].best_return.shape == (2,)
@@ -172,6 +171,7 @@ def test_the_opened_trainers_code_runs_from_top_to_bottom():
     )
 
 
+@pytest.mark.slow
 def test_the_cookbooks_code_runs_from_top_to_bottom(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     names = run_blocks("cookbook")

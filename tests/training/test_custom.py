@@ -152,23 +152,21 @@ def test_what_does_not_fit_is_told_before_training(name):
 
 
 def test_estimator_objective_and_batch_are_those_given():
-    def train(**settings):
-        numbers = settings.pop("numbers", jtrpo.Hyperparams())
-        result = jax.jit(jtrpo.make_train(config(hidden_sizes=(8,), **settings)))(jax.random.key(0), numbers)
-        return ravel_pytree(result.state.policy_params)[0]
+    def trained(*numbers, **settings):
+        train = jax.jit(jtrpo.make_train(config(hidden_sizes=(8,), **settings)))
+        results = [train(jax.random.key(0), each) for each in numbers or (jtrpo.Hyperparams(),)]
+        return [ravel_pytree(result.state.policy_params)[0] for result in results]
 
     def one_step(reward, value, next_value, terminated, truncated, *, gamma, gae_lambda):
         target = reward + gamma * jnp.where(terminated, 0.0, next_value)
         return target - value, target
 
-    np.testing.assert_allclose(
-        train(advantage_estimator=one_step), train(numbers=jtrpo.Hyperparams(gae_lambda=0.0)), atol=1e-5
-    )
-    worse = train(objective=lambda distribution, batch: -jtrpo.likelihood_ratio(distribution, batch))
-    np.testing.assert_array_equal(
-        worse, train(on_batch=lambda batch, state: batch._replace(advantage=-batch.advantage))
-    )
-    assert np.linalg.norm(worse - train()) > 0.1
+    without_lambda, plain = trained(jtrpo.Hyperparams(gae_lambda=0.0), jtrpo.Hyperparams())
+    np.testing.assert_allclose(*trained(advantage_estimator=one_step), without_lambda, atol=1e-5)
+    (worse,) = trained(objective=lambda distribution, batch: -jtrpo.likelihood_ratio(distribution, batch))
+    (same,) = trained(on_batch=lambda batch, state: batch._replace(advantage=-batch.advantage))
+    np.testing.assert_array_equal(worse, same)
+    assert np.linalg.norm(worse - plain) > 0.1
 
 
 class Privileged:

@@ -98,9 +98,10 @@ LIMITS = jtrpo.Hyperparams(max_kl=jnp.array([1e-2, 1e-4, 1e-2, 5e-2]))
 
 @pytest.fixture(scope="module")
 def mapped():
-    """Trainings mapped over seeds and limits of the KL."""
+    """Trainings mapped over seeds and limits of the KL, evaluated as they go, which changes nothing in them."""
     axes = jtrpo.Hyperparams(*[None] * len(jtrpo.Hyperparams._fields))._replace(max_kl=0)
-    return jax.jit(jax.vmap(jtrpo.make_train(CONFIG), in_axes=(0, axes)))(KEYS, LIMITS)
+    train = jtrpo.make_train(CONFIG, evaluate_every=1, evaluation_episodes=4)
+    return jax.jit(jax.vmap(train, in_axes=(0, axes)))(KEYS, LIMITS)
 
 
 def test_vmap_over_seeds_and_hyperparameters_equals_one_by_one(train, mapped):
@@ -257,13 +258,8 @@ def test_a_late_first_reward_harms_nothing(x64):
     assert history[-1].critic.explained_variance > -1
 
 
-def test_the_best_state_of_each_seed_comes_back_and_the_training_is_the_same(whole):
-    train = jax.jit(jax.vmap(jtrpo.make_train(CONFIG, evaluate_every=1, evaluation_episodes=4)))
-    result = train(jax.random.split(jax.random.key(0), 2).at[0].set(jax.random.key(0)))
-    assert result.returns.shape == (2, CONFIG.num_updates)
-    np.testing.assert_array_equal(result.best_return, result.returns.max(axis=1))
-    np.testing.assert_array_equal(result.best_state.update, result.returns.argmax(axis=1) + 1)
-    for trained, alone in zip(
-        jax.tree.leaves(result.state.policy_params), jax.tree.leaves(whole.state.policy_params), strict=True
-    ):
-        np.testing.assert_allclose(trained[0], alone, atol=1e-4)
+def test_the_best_state_of_each_seed_comes_back(mapped):
+    assert mapped.returns.shape == (4, CONFIG.num_updates)
+    np.testing.assert_array_equal(mapped.best_return, mapped.returns.max(axis=1))
+    np.testing.assert_array_equal(mapped.best_state.update, mapped.returns.argmax(axis=1) + 1)
+    assert len(set(mapped.best_state.update.tolist())) > 1
