@@ -725,7 +725,7 @@ def test_a_configuration_of_gymnasium_can_be_pickled():
     ("env", "given", "gives_way"),
     [
         ("Acrobot-v1", {"sampling": "vine"}, "reuse"),
-        ("Swimmer-misc", {"hidden_sizes": ()}, "box_distribution"),
+        ("Reacher-misc", {"hidden_sizes": ()}, "box_distribution"),
         ("BernoulliBandit-misc", {"hidden_sizes": ()}, "memory"),
         ("Acrobot-v1", {"schedules": {"max_kl": lambda update: 0.01}}, "anneal"),
     ],
