@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
+from gymnasium import spaces
 from jaxtyping import PyTree
 
 from jtrpo.core.check import check_callable, shown
-from jtrpo.core.distributions import check_distribution
+from jtrpo.core.distributions import Categorical, check_distribution
 from jtrpo.core.squashed import TanhGaussian
 from jtrpo.envs.actions import environment_action
 from jtrpo.envs.gymnasium import batch_example
@@ -55,6 +56,19 @@ def check_own_functions(config: TrainConfig) -> None:
         check_callable("on_batch", config.on_batch, "(batch, state) -> batch")
 
 
+def check_advantages(estimate: Any, shape: tuple[int, ...]) -> tuple[Any, Any]:
+    """Return the advantages and targets of an estimator, or raise ``ValueError`` where they are not a pair of that shape."""
+    pair = estimate if isinstance(estimate, tuple) else ()
+    got = [f"{jnp.result_type(x)}{list(jnp.shape(x))}" for x in pair] or type(estimate).__name__
+    if len(pair) != 2 or any(
+        jnp.shape(x) != shape or not jnp.issubdtype(jnp.result_type(x), jnp.floating) for x in pair
+    ):
+        raise ValueError(
+            f"advantage_estimator must return (advantages, targets), floating-point of shape {list(shape)} each; got {got}"
+        )
+    return pair[0], pair[1]
+
+
 def check_policy(agent: Agent, config: TrainConfig) -> None:
     """Try a policy of the user's own on shapes alone.
 
@@ -73,6 +87,11 @@ def check_policy(agent: Agent, config: TrainConfig) -> None:
             _output("policy_network", network, params, observation), "policy_network.apply must return"
         )
         action = distribution.sample(key)
+        choices = distribution.logits.shape[-1] if isinstance(distribution, Categorical) else None
+        if choices is not None and isinstance(space, spaces.Discrete) and choices != space.n:
+            raise ValueError(
+                f"policy_network.apply returns a Categorical over {choices} actions; the action space is {space}"
+            )
         if isinstance(distribution, TanhGaussian) != config.squash:
             raise ValueError(
                 f"policy_network.apply returns a {type(distribution).__name__}, and box_distribution is "

@@ -16,6 +16,7 @@ from jtrpo.networks.torso import numeric
 from jtrpo.training.agent import Agent, make_agent
 from jtrpo.training.config import TrainConfig
 from jtrpo.training.critic import CriticInfo, explained_variance, fit_critic, init_critic_optimizer
+from jtrpo.training.custom import check_advantages
 from jtrpo.training.episodes import EpisodeSummary
 from jtrpo.training.gauss_newton import fit_gauss_newton
 from jtrpo.training.hyperparams import Hyperparams, as_arrays
@@ -175,7 +176,7 @@ class Learner:
             log_prob = truncated_log_prob(log_prob, now)
         usable = trajectory.valid & jnp.isfinite(value) & (jnp.isfinite(next_value) | trajectory.terminated)
         corrected = {} if ratio is None else {"ratio": ratio}
-        advantage, target = self.config.advantage_estimator(
+        estimate = self.config.advantage_estimator(
             jnp.where(usable, trajectory.reward / self.reward_scale(state), 0.0),
             jnp.where(usable, value, 0.0),
             jnp.where(usable, next_value, 0.0),
@@ -185,6 +186,7 @@ class Learner:
             gae_lambda=state.hyperparams.gae_lambda,
             **corrected,
         )
+        advantage, target = check_advantages(estimate, trajectory.reward.shape)
         memory = state.env_state.memory._replace(critic=jax.tree.map(lambda x: newest(x, reuse, 0), critic_memory))
         state = state._replace(env_state=state.env_state._replace(memory=memory))
         action, flat_advantage, weight = flatten((trajectory.action, advantage, usable.astype(advantage.dtype)))

@@ -115,6 +115,10 @@ WRONG = {
         {"policy_network": jtrpo.Network(INIT, lambda p, x: jtrpo.DiagGaussian(x @ p, x @ p))},
         r"actions of shape \(3, 2\) for 3 observations; the action space is Discrete",
     ),
+    "another number of actions": (
+        {"policy_network": jtrpo.Network(lambda k, x: jnp.zeros((4, 3)), categorical)},
+        r"a Categorical over 3 actions; the action space is Discrete\(2\)",
+    ),
     "no arrays": ({"policy_network": jtrpo.Network(lambda k, x: {"w": "a"}, categorical)}, r"got str at params\['w'\]"),
     "squashed": (
         {"policy_network": jtrpo.Network(INIT, lambda p, x: jtrpo.TanhGaussian(x @ p, x @ p))},
@@ -167,6 +171,18 @@ def test_estimator_objective_and_batch_are_those_given():
     (same,) = trained(on_batch=lambda batch, state: batch._replace(advantage=-batch.advantage))
     np.testing.assert_array_equal(worse, same)
     assert np.linalg.norm(worse - plain) > 0.1
+
+
+@pytest.mark.parametrize(
+    "wrong", [lambda r: (r.T, r.T), lambda r: r, lambda r: (r.astype(int), r), lambda r: (r[:1], r)]
+)
+def test_an_estimator_of_another_shape_is_told(wrong):
+    def estimator(reward, *others, gamma, gae_lambda):
+        return wrong(reward)
+
+    train = jtrpo.make_train(config(hidden_sizes=(8,), advantage_estimator=estimator))
+    with pytest.raises(ValueError, match=r"advantage_estimator must return .* of shape \[8, 4\] each; got"):
+        jax.eval_shape(train, jax.random.key(0))
 
 
 class Privileged:
