@@ -93,9 +93,9 @@ def test_one_policy_balances_every_drawn_length_and_that_of_one_length_does_not(
 
         return jax.jit(jax.vmap(jax.vmap(evaluate, (None, 0)), (0, None)))(state, lengths)
 
-    drawn, one = returns(long_poles), returns(at_length(0.5))
+    drawn, one = returns(long_poles), returns(at_length(0.25))
     assert drawn.min() >= 475  # in every seed, at every length
-    assert one[:, 1].min() >= 475  # where it was trained
+    assert one[:, 0].min() >= 475  # where it was trained
     assert one[:, -1].max() < 200
 
 

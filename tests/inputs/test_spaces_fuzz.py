@@ -295,8 +295,10 @@ def train_two_updates(config, agent, seen, sees):
     normalized = (
         {k: v for k, v in normalized.items() if k != "action_mask"} if isinstance(normalized, dict) else normalized
     )
+    # Where numbers are large, every tanh may be 1 to the last digit.
+    small = all(np.abs(np.asarray(x, float)).max(initial=0.0) < 3.0 for x in jax.tree.leaves(normalized))
     for i, j in [(0, 1), (2, 3)]:
-        if unlike(sees, i, j) and unlike(normalized, i, j):
+        if small and unlike(sees, i, j) and unlike(normalized, i, j):
             assert any((leaf[i] != leaf[j]).any() for leaf in told), (config.environment.observation_space, seen)
 
 
