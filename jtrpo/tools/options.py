@@ -33,12 +33,13 @@ def parse(argv: list[str]) -> Command:
     config, numbers = TUNED.get(by_default.env, ({}, {}))
     shipped: dict[str, Any] = {**config, **numbers}
     command = _parse(argv, shipped) if shipped else by_default
-    defaults = {name: default for name, _, default in (*CONFIG_FIELDS, *HYPERPARAM_FIELDS)}
-    given = {}
-    for name, default in defaults.items():
-        value, other = getattr(by_default, name), getattr(command, name)
-        if value != default or other != shipped.get(name, default):  # given, since one of the two is not its default
-            given[name] = value
+    values, with_shipped = _settings(by_default), _settings(command)
+    given = {
+        name: values[name]
+        for name, _, default in (*CONFIG_FIELDS, *HYPERPARAM_FIELDS)
+        # What is not the default in one of the two cases was given.
+        if values[name] != default or with_shipped[name] != shipped.get(name, default)
+    }
     return dataclasses.replace(command, given=given, argv=tuple(argv))
 
 
@@ -49,11 +50,11 @@ def _parse(argv: list[str], defaults: dict[str, Any]) -> Any:
         args=argv,
         prog="jtrpo",
         description="Trust Region Policy Optimization in JAX.",
-        config=(tyro.conf.OmitSubcommandPrefixes,),
+        config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes),
     )
 
 
-# The settings become options by their own definitions: a new field is a new option, its help from the class's docstring.
+# The settings become options by their own definitions: a new field is a new option, its help and heading from the docstring.
 CONFIG_FIELDS = [
     (field.name, field.type, field.default)
     for field in dataclasses.fields(TrainConfig)
@@ -62,21 +63,43 @@ CONFIG_FIELDS = [
 HYPERPARAM_FIELDS = [(name, float, default) for name, default in Hyperparams._field_defaults.items()]
 
 
+@dataclasses.dataclass(frozen=True)
+class _Settings:
+    """The settings under one heading."""
+
+
 def _with_settings(command: type, defaults: dict[str, Any]) -> type:
-    fields: list[Any] = []
+    """The command with a :class:`_Settings` for each heading, which ``--help`` shows as a box of its own."""
+    headings: dict[str, list[Any]] = {}
     for owner, settings in ((TrainConfig, CONFIG_FIELDS), (Hyperparams, HYPERPARAM_FIELDS)):
-        texts = _attribute_texts(owner)
-        fields += [
-            (name, Annotated[kind, tyro.conf.arg(help=texts.get(name))], defaults.get(name, default))
-            for name, kind, default in settings
-        ]
+        attributes = documented_attributes(owner)
+        for name, kind, default in settings:
+            heading, text = attributes.get(name, ("Setting", None))
+            option = (name, Annotated[kind, tyro.conf.arg(help=text)], defaults.get(name, default))
+            headings.setdefault(heading, []).append(option)
+    fields: list[Any] = []
+    for heading, options in headings.items():
+        title = heading[0].lower() + heading[1:]  # tyro adds "options"
+        group = dataclasses.make_dataclass("Settings", options, bases=(_Settings,), frozen=True)
+        default = dataclasses.field(default_factory=group)
+        fields.append((title.replace(" ", "_"), Annotated[group, tyro.conf.arg(name=title, help="")], default))
     extended = dataclasses.make_dataclass(command.__name__, fields, bases=(command,), frozen=True)
     extended.__doc__ = command.__doc__
     return extended
 
 
-def _attribute_texts(owner: type) -> dict[str, str]:
-    _, _, attributes = inspect.cleandoc(owner.__doc__ or "").partition("Attributes:")  # none with python -OO
-    section = attributes.split("\n\n")[0]
-    entries = re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", section, re.MULTILINE)
-    return {name: re.sub(r"\s+", " ", text).replace("`", "") for name, text in entries}
+def _settings(command: Train) -> dict[str, Any]:
+    """The settings that were parsed, by name."""
+    groups = [value for value in vars(command).values() if isinstance(value, _Settings)]
+    return {name: value for group in groups for name, value in vars(group).items()}
+
+
+def documented_attributes(owner: type) -> dict[str, tuple[str, str]]:
+    """Heading and description of each attribute, from the docstring's sections ``Attributes: heading``; none with ``-OO``."""
+    found = {}
+    sections = re.findall(r"^Attributes: (.+)\n((?: {4}.*\n?)+)", inspect.cleandoc(owner.__doc__ or ""), re.MULTILINE)
+    for heading, section in sections:
+        for name, text in re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", section, re.MULTILINE):
+            plain = re.sub(r"(?::\w+:)?`+([^`]*)`+", r"\1", text)  # without roles and marks of code
+            found[name] = heading, re.sub(r"\s+", " ", plain)
+    return found

@@ -46,7 +46,9 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
 class TrainConfig:
     """Static settings of a training run: everything that changes shapes or code paths.
 
-    Attributes:
+    The headings are those of ``jtrpo train --help``, which takes them from here.
+
+    Attributes: Environment and budget
         env: a gymnax id, a pair (gymnax environment, its parameters, or a function ``key -> parameters`` that draws new ones
             for each episode), or an object that meets :class:`jtrpo.Environment`. For
             :func:`jtrpo.make_host_trainer`: ``"gymnasium:"`` and an id of Gymnasium, a ``gymnasium.vector.VectorEnv``, or a
@@ -54,15 +56,13 @@ class TrainConfig:
         total_timesteps: environment steps to take, over all environments; rounded up to whole updates.
         num_envs: environments stepped side by side.
         num_steps: steps of each environment per update; the batch is ``num_envs * num_steps``.
-        reuse: collections that each update learns from: the newest and the ``reuse - 1`` before it, with truncated importance
-            weights and V-trace. More learning from the same steps, at ``reuse`` times the cost of an update.
-        sampling: ``"single_path"``, or ``"vine"``: the policy learns from branches of the trajectories instead of from the
-            trajectories, see :mod:`jtrpo.training.vine`. Their steps count in the budget.
-        vine_states: states of each collection from which ``"vine"`` branches.
-        vine_branches: actions that it tries in each of them: samples of the policy, or every action of a Discrete space of no
-            more than so many and without a mask.
-        vine_length: steps of each branch; the critic's value follows.
-        vine_choice: ``"uniform"`` over the collection, or ``"value_error"``: more often where the critic was wrong.
+        reset_pool: fresh starts, made for each collection, from which the episodes that begin in it draw at random; 0: each has
+            one of its own. For environments whose reset is expensive, such as Brax's.
+        env_metrics: names of numbers of the environment to report in ``Metrics.episode.metrics``: of the ``info`` of gymnax and
+            Gymnasium, of the ``metrics`` of Brax. Without, one of your own reports all of its ``EnvStep.metrics``, others none.
+        env_cost: name of the cost in Gymnasium's ``info``. An environment in JAX gives it in ``EnvStep.cost``.
+
+    Attributes: Network
         hidden_sizes: width of each hidden layer of the policy and of the critic.
         activation: ``"tanh"``, ``"relu"``, ``"elu"``, ``"gelu"`` or ``"silu"``.
         memory: recurrent layer after the hidden ones, of the last one's width: ``None``, ``"gru"`` or ``"lstm"``.
@@ -71,43 +71,62 @@ class TrainConfig:
             distribution of the kind that ``box_distribution`` names, in the same units.
         critic_network: a critic of your own, likewise.
         policy_observation: names of the parts of a dictionary observation that the policy sees; ``None``: all.
-        critic_observation: names of those that the critic sees; ``None``: all.
+        critic_observation: names of the parts that the critic sees; ``None``: all.
+
+    Attributes: Policy over a Box
         box_distribution: policy over a Box: ``"gaussian"``, ``"state_dependent_gaussian"`` (log_std depends on the state),
             ``"tanh_gaussian"`` (squashed into the bounds) or ``"gsde"`` (state-dependent exploration).
-        initial_log_std: of the Gaussian at the start; bounded actions are in units of half their range.
+        initial_log_std: log standard deviation of the Gaussian at the start; bounded actions are in units of half their range.
         gsde_interval: steps for which ``"gsde"`` holds its noise matrix.
+
+    Attributes: Sampling
+        sampling: ``"single_path"``, or ``"vine"``: the policy learns from branches of the trajectories instead of from the
+            trajectories, see :mod:`jtrpo.training.vine`. Their steps count in the budget.
+        vine_states: states of each collection from which ``"vine"`` branches.
+        vine_branches: actions that ``"vine"`` tries in each state: samples of the policy, or every action of a Discrete space
+            without a mask that has no more than so many.
+        vine_length: steps of each branch; the critic's value follows.
+        vine_choice: ``"uniform"`` over the collection, or ``"value_error"``: more often where the critic was wrong.
+        reuse: collections that each update learns from: the newest and the ``reuse - 1`` before it, with truncated importance
+            weights and V-trace. More learning from the same steps, at ``reuse`` times the cost of an update.
+
+    Attributes: Advantages and scales
         normalize_observations: feed the networks (observation - mean) / std by running statistics (images excepted), which move
             the policy that acts by no more than about a tenth of ``max_kl`` an update.
         scale_rewards: divide rewards by the running standard deviation of the discounted return, this collection's included.
-        normalize_advantages: centre and scale the advantages of each batch.
         normalize_values: fit the critic to targets centred and scaled by their running statistics.
         advantage_estimator: a function in place of :func:`jtrpo.gae`, with its arguments and results. With ``reuse`` above 1 it
             also gets ``ratio=``, as ``gae`` does.
+        normalize_advantages: centre and scale the advantages of each batch.
+
+    Attributes: Policy update
         objective: a function ``(distribution, batch) -> [B]`` whose mean the policy raises, in place of
             :func:`jtrpo.likelihood_ratio`; ``None``: that, or that of ``sampling``.
         on_batch: a function ``(batch, state) -> batch`` of the :class:`jtrpo.Batch` that the policy is about to learn from and
             of the :class:`jtrpo.TrainState`; on a mesh, of each device's share. ``None``: none.
-        cg_iterations: most Fisher-vector products per update.
-        max_backtracks: most line-search candidates per update.
-        fisher_fraction: share of the batch on which Fisher products are taken, in (0, 1].
-        critic_fraction: share of the batch on which the ``"gauss_newton"`` critic's products are taken, in (0, 1].
         constraint: what ``max_kl`` bounds: ``"kl"``, the mean over states, ``"kl_max"``, the largest, or ``"none"``: natural
             policy gradient steps without a line search.
-        preconditioner: of the conjugate gradients: ``None`` or ``"diagonal"``, the Fisher matrix's estimated diagonal.
+        cg_iterations: most Fisher-vector products per update, and most products per step of the ``"gauss_newton"`` critic.
+        max_backtracks: most line-search candidates per update.
+        fisher_fraction: share of the batch on which Fisher products are taken, in (0, 1].
+        preconditioner: preconditioner of the conjugate gradients: ``None`` or ``"diagonal"``, the Fisher matrix's estimated
+            diagonal.
+
+    Attributes: Critic
+        critic: ``"adam"``, or ``"gauss_newton"``: second-order steps in a trust region on the values.
+        critic_epochs: passes over the batch in each critic fit: of Adam, or Gauss-Newton steps (one or two are plenty).
+        critic_minibatches: Adam steps per pass; must divide the batch, or with a memory the environments.
+        critic_fraction: share of the batch on which the ``"gauss_newton"`` critic's products are taken, in (0, 1].
+
+    Attributes: Schedules
         anneal: numbers that fall linearly over the run, towards zero: any of ``"max_kl"``, ``"cg_damping"``,
             ``"entropy_coefficient"``, ``"critic_learning_rate"`` and ``"critic_max_change"``.
         schedules: for any of the :class:`Hyperparams`, by name, a function from the number of updates done to its value, such
             as ``optax.linear_schedule(0.01, 0.0, 100)``; it takes the place of the number.
-        critic: ``"adam"``, or ``"gauss_newton"``: second-order steps in a trust region on the values.
-        critic_epochs: passes over the batch in each critic fit: of Adam, or Gauss-Newton steps (one or two are plenty).
-        critic_minibatches: Adam steps per pass; must divide the batch, or with a memory the environments.
+
+    Attributes: Devices
         mesh: devices to train on, a ``jax.sharding.Mesh``: the environments are divided among them, the update is that of the
             whole batch. An axis named ``"seeds"`` is left to seeds, see :mod:`jtrpo.training.mesh`. ``None``: one device.
-        env_metrics: names of numbers of the environment to report in ``Metrics.episode.metrics``: of the ``info`` of gymnax and
-            Gymnasium, of the ``metrics`` of Brax. Without, one of your own reports all of its ``EnvStep.metrics``, others none.
-        env_cost: name of the cost in Gymnasium's ``info``. An environment in JAX gives it in ``EnvStep.cost``.
-        reset_pool: fresh starts, made for each collection, from which the episodes that begin in it draw at random; 0: each has
-            one of its own. For environments whose reset is expensive, such as Brax's.
 
     Raises:
         TypeError: a value of the wrong type.
@@ -123,12 +142,10 @@ class TrainConfig:
     total_timesteps: int = 100_000
     num_envs: int = 64
     num_steps: int = 32
-    reuse: int = 1
-    sampling: str = "single_path"
-    vine_states: int = 64
-    vine_branches: int = 8
-    vine_length: int = 16
-    vine_choice: str = "uniform"
+    reset_pool: int = 0
+    env_metrics: tuple[str, ...] = ()
+    env_cost: str | None = None
+
     hidden_sizes: tuple[int, ...] = (64, 64)
     activation: str = "tanh"
     memory: str | None = None
@@ -137,31 +154,41 @@ class TrainConfig:
     critic_network: Network | None = dataclasses.field(default=None, metadata={"cli": False})
     policy_observation: tuple[str, ...] | None = None
     critic_observation: tuple[str, ...] | None = None
+
     box_distribution: str = "gaussian"
     initial_log_std: float = 0.0
     gsde_interval: int = 4
+
+    sampling: str = "single_path"
+    vine_states: int = 64
+    vine_branches: int = 8
+    vine_length: int = 16
+    vine_choice: str = "uniform"
+    reuse: int = 1
+
     normalize_observations: bool = True
     scale_rewards: bool = True
-    normalize_advantages: bool = True
     normalize_values: bool = False
     advantage_estimator: Callable[..., Any] = dataclasses.field(default=gae, metadata={"cli": False})
+    normalize_advantages: bool = True
+
     objective: Objective | None = dataclasses.field(default=None, metadata={"cli": False})
     on_batch: Callable[[Batch, Any], Batch] | None = dataclasses.field(default=None, metadata={"cli": False})
+    constraint: str = "kl"
     cg_iterations: int = 10
     max_backtracks: int = 10
     fisher_fraction: float = 1.0
-    critic_fraction: float = 1.0
-    constraint: str = "kl"
     preconditioner: str | None = None
-    anneal: tuple[str, ...] = ()
-    schedules: Mapping[str, Schedule] = dataclasses.field(default_factory=dict, hash=False, metadata={"cli": False})
+
     critic: str = "adam"
     critic_epochs: int = 10
     critic_minibatches: int = 4
+    critic_fraction: float = 1.0
+
+    anneal: tuple[str, ...] = ()
+    schedules: Mapping[str, Schedule] = dataclasses.field(default_factory=dict, hash=False, metadata={"cli": False})
+
     mesh: jax.sharding.Mesh | None = dataclasses.field(default=None, metadata={"cli": False})
-    env_metrics: tuple[str, ...] = ()
-    env_cost: str | None = None
-    reset_pool: int = 0
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -195,7 +222,7 @@ class TrainConfig:
         devices = check_mesh(self.mesh, self.num_envs, self.sampling)
         if self.critic == "adam":
             check_minibatches(self.critic_minibatches, self.num_envs, self.num_steps, self.has_memory, devices)
-        # An environment of gymnax starts JAX, before which jax.distributed.initialize must come: where it cannot fail, it waits.
+        # Making an environment of gymnax starts JAX, and jax.distributed.initialize must come before: one that cannot fail waits.
         parts = self.policy_observation is not None or self.critic_observation is not None
         if not can_wait(self.env) or self.squash or self.sampling == "vine" or parts:
             check_spaces(self.environment.observation_space, self.environment.action_space, self.squash)

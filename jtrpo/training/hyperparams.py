@@ -46,14 +46,18 @@ class Hyperparams(_HyperparamFields):
     Python's numbers become NumPy's, which JAX compiles as it does the arrays of a state: a new value compiles nothing anew. An
     update that meets a traced number out of its range learns nothing, with the status ``OUT_OF_RANGE``.
 
-    Attributes:
+    Attributes: Policy update
         max_kl: trust region delta: bound on the mean KL(old || new) of an update, in nats; above 0.
-        gamma: discount per step, in [0, 1].
-        gae_lambda: lambda of generalised advantage estimation, in [0, 1].
         cg_damping: added to the Fisher matrix's diagonal; at least 0.
         cg_tolerance: relative residual at which conjugate gradients stop early; at least 0.
         backtrack_factor: ratio of successive line-search candidates, in (0, 1).
         entropy_coefficient: weight of the entropy bonus, per nat, in units of the normalised advantage.
+
+    Attributes: Advantages and scales
+        gamma: discount per step, in [0, 1].
+        gae_lambda: lambda of generalised advantage estimation, in [0, 1].
+
+    Attributes: Critic
         critic_learning_rate: learning rate of the ``"adam"`` critic; at least 0.
         critic_max_change: trust region of the ``"gauss_newton"`` critic: bound on mean((V_new - V)^2) / (2 mean((V -
             target)^2)); above 0.
@@ -76,8 +80,8 @@ class Hyperparams(_HyperparamFields):
         self = super().__new__(cls, *args, **kwargs)
         if self._is_axes():
             return self
-        # JAX rebuilds this tuple around tracers, placeholders or whatever a `tree.map` makes, all fields by position; people
-        # name what they set. Only numbers that a user types are checked here, the rest in `check`.
+        # JAX rebuilds this tuple from tracers, placeholders or results of `tree.map`, all fields by position; users name what
+        # they set. Only numbers that a user types are checked here, all others in `check`.
         given = kwargs if len(args) == len(cls._fields) else dict(zip(cls._fields, args, strict=False)) | kwargs
         _check_typed(given)
         return super()._make(map(_compiled_alike, self))

@@ -28,16 +28,6 @@ def test_compiled_programs_are_kept_in_the_users_cache_unless_a_place_is_chosen(
     assert jax.config.values["jax_compilation_cache_dir"] == str(tmp_path / "mine")
 
 
-def test_every_setting_is_an_option_with_help(capsys):
-    with pytest.raises(SystemExit) as caught:
-        main(["train", "--help"])
-    assert caught.value.code == 0
-    text = capsys.readouterr().out
-    for name in ("--total-timesteps", "--fisher-fraction", "--critic-epochs", "--max-kl", "--gae-lambda", "--seed"):
-        assert name in text
-    assert "trust region delta" in text
-
-
 def test_envs_lists_what_can_be_trained(capsys):
     main(["envs"])
     lines = capsys.readouterr().out.split()
