@@ -61,7 +61,7 @@ class Evaluation(NamedTuple):
         kl: mean over samples of KL(old || new), in nats.
         kl_max: largest KL over the samples, in nats; where the batch is spread over devices, over this device's samples.
         entropy: mean entropy, in nats.
-        more: whatever else a caller measures, any pytree of scalars.
+        more: whatever else a caller measures, by name, such as a cost; scalars, or any pytree of them.
 
     Examples:
         >>> measured = jtrpo.Evaluation(objective=1.0, kl=0.01, kl_max=0.05, entropy=0.6, more={"cost": 25.0})
@@ -73,7 +73,7 @@ class Evaluation(NamedTuple):
     kl: Float[Array, ""]
     kl_max: Float[Array, ""]
     entropy: Float[Array, ""]
-    more: Any = ()
+    more: Any = {}  # noqa: RUF012 # never written to
 
 
 Acceptance = Callable[[Evaluation, Evaluation], Int[Array, ""]]
@@ -196,12 +196,9 @@ def line_search(
         fraction = jnp.asarray(backtrack_factor, start.objective.dtype) ** tried
         candidate = tree_axpy(fraction, full_step, params)
         measured = measure(candidate)
-        if not isinstance(measured, Evaluation):
-            raise TypeError(f"measure must return an Evaluation; got {type(measured).__name__}")
-        check_same_shapes("measure(params)", measured, "start", start)
+        _check_measured(measured, start)
         measured = jax.tree.map(lambda new, old: jnp.asarray(new, old.dtype), measured, start)
-        status = accept(measured, start)
-        _check_status("accept must return", status)
+        status = _decide(accept, measured, start)
         status = jnp.where(status == UpdateStatus.ACCEPTED, status, jnp.maximum(closest, status)).astype(jnp.int32)
         return tried + 1, candidate, measured, status
 
@@ -217,8 +214,34 @@ def line_search(
     return params, LineSearchInfo(evaluation, status, backtracks, fraction)
 
 
+def _check_measured(measured: Any, start: Evaluation) -> None:
+    if not isinstance(measured, Evaluation):
+        raise TypeError(f"measure must return an Evaluation; got {type(measured).__name__}")
+    there, here = measured.more, start.more
+    if isinstance(there, dict) and isinstance(here, dict) and there.keys() != here.keys():
+        raise ValueError(
+            f"measure(params) and start must hold the same quantities in more; got {sorted(there)} and {sorted(here)}: give "
+            "value_and_gradient and measure the same, such as cost=..."
+        )
+    check_same_shapes("measure(params)", measured, "start", start)
+
+
+def _decide(accept: Acceptance, new: Evaluation, old: Evaluation) -> Int[Array, ""]:
+    try:
+        status = accept(new, old)
+    except KeyError as error:
+        name = next(iter(error.args), None)
+        if not isinstance(new.more, dict) or name in new.more:
+            raise
+        raise ValueError(
+            f"accept reads more[{name!r}], which was not measured; give {name}=... to value_and_gradient and to measure"
+        ) from error
+    _check_status("accept must return", status)
+    return status
+
+
 def _check_status(what: str, status: Any) -> None:
     kind = getattr(status, "dtype", type(status))
     is_status = isinstance(status, UpdateStatus) or (kind is not bool and jnp.issubdtype(kind, jnp.integer))
-    if not is_status or jnp.ndim(status) != 0:  # True would count as the status of number 1
+    if not is_status or jnp.ndim(status) != 0:  # True would be status 1, ZERO_GRADIENT
         raise TypeError(f"{what} an UpdateStatus, such as UpdateStatus.ACCEPTED; got {shown(status)}")

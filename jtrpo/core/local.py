@@ -126,13 +126,13 @@ class LocalPolicy(NamedTuple):
         divergence = self._kl(new).astype(value.dtype)
         sums = value, weighted_sum(divergence, self.weight), weighted_sum(new.entropy(), self.weight), others, gradient
         value, kl, entropy, others, gradient = sum_over(sums, self.axis_name)
-        return Evaluation(value, kl, self._local_largest(divergence), entropy, others or ()), gradient
+        return Evaluation(value, kl, self._local_largest(divergence), entropy, others), gradient
 
     def _local_mean(self, objective: Objective, distribution: Distribution) -> Float[Array, ""]:
         return weighted_sum(per_sample(objective, distribution, self.batch), self.weight)
 
     def _kl(self, new: Distribution) -> Float[Array, " B"]:
-        if self.acting is None and new is self.distribution:  # exactly zero, which a rounded KL need not be
+        if self.acting is None and new is self.distribution:  # exactly zero; a computed KL may be off by rounding
             return per_device(jnp.zeros(self.weight.shape), self.axis_name)
         return (self.distribution if self.acting is None else self.acting).kl(new)
 

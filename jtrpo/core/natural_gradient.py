@@ -1,18 +1,19 @@
 """The natural gradient and the step to the edge of the trust region."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from jtrpo.core.check import check_number, check_same_shapes
-from jtrpo.core.conjugate_gradient import CGInfo, conjugate_gradient, tree_dot
+from jtrpo.core.check import as_floats, check_callable, check_number, check_same_shapes, shown
+from jtrpo.core.conjugate_gradient import conjugate_gradient, tree_dot
 from jtrpo.core.line_search import Evaluation, UpdateStatus
 from jtrpo.core.local import LocalPolicy
 
-Solver = Callable[[Callable[[PyTree], PyTree], PyTree], tuple[PyTree, CGInfo]]
-"""``(matvec, b) -> (x, info)`` with A x = b, and x^T A x in ``info.curvature``; :func:`jtrpo.conjugate_gradient` is one."""
+Solver = Callable[[Callable[[PyTree], PyTree], PyTree], tuple[PyTree, Any]]
+"""``(matvec, b) -> (x, info)`` with A x = b for ``matvec(v)`` = A v, and x^T A x in ``info.curvature``."""
 
 
 def natural_gradient(
@@ -21,17 +22,23 @@ def natural_gradient(
     *,
     damping: float | Float[Array, ""] = 0.1,
     solver: Solver = conjugate_gradient,
-) -> tuple[PyTree, CGInfo]:
+) -> tuple[PyTree, Any]:
     """Solve (F + damping I) x = g.
 
     Args:
         local: the policy whose Fisher matrix F is taken, see :func:`linearize`; a :meth:`LocalPolicy.subset` costs less.
         gradient: g, shaped like the parameters.
         damping: added to the diagonal.
-        solver: see :data:`Solver`; ``functools.partial(jtrpo.conjugate_gradient, max_iterations=30)`` sets its numbers.
+        solver: ``(matvec, b) -> (x, info)``. ``matvec`` is v -> (F + damping I) v on pytrees shaped like the parameters, b the
+            gradient, x shaped like it, and ``info`` a :class:`CGInfo`, or whatever has x^T (F + damping I) x as
+            ``info.curvature``. ``functools.partial(jtrpo.conjugate_gradient, max_iterations=30)`` sets the default's numbers.
 
     Returns:
-        ``(x, info)`` as the solver returns them; ``info.curvature`` is x^T (F + damping I) x.
+        ``(x, info)`` as the solver returns them.
+
+    Raises:
+        TypeError: a gradient that is not floating-point, or a solver that does not return such a pair.
+        ValueError: a gradient or an x that is not shaped like the parameters.
 
     Examples:
         With one state and logits as parameters, F is diag(p) - p p^T:
@@ -46,9 +53,35 @@ def natural_gradient(
     Source: Kakade 2002, A Natural Policy Gradient; Schulman et al. 2015, https://arxiv.org/abs/1502.05477, appendix C.
     """
     check_number("damping", damping, at_least=0, scalar=True)
+    check_callable("solver", solver, "(matvec, b) -> (x, info)")
     check_same_shapes("gradient", gradient, "params", local.params)
-    fisher = local.fisher_operator()
-    return solver(lambda v: jax.tree.map(lambda f, u: f + damping * u, fisher(v), v), gradient)
+    gradient, fisher = as_floats("gradient", gradient), local.fisher_operator()
+
+    def matvec(v: PyTree) -> PyTree:
+        check_same_shapes("v of matvec(v)", v, "params", local.params)
+        return jax.tree.map(lambda f, u: f + damping * u, fisher(v), v)
+
+    return _check_solution(solver(matvec, gradient), gradient)
+
+
+def _check_solution(solution: Any, gradient: PyTree) -> tuple[PyTree, Any]:
+    """What a solver returned, x in arrays."""
+    if not isinstance(solution, tuple) or len(solution) != 2:
+        got = f"a tuple of {len(solution)}" if isinstance(solution, tuple) else shown(solution)
+        raise TypeError(f"solver must return a pair, (x, info); got {got}")
+    x, info = solution
+    check_same_shapes("solver's x", x, "gradient", gradient)
+    x = as_floats("solver's x", x)
+    for (path, leaf), wanted in zip(jax.tree_util.tree_leaves_with_path(x), jax.tree.leaves(gradient), strict=True):
+        if leaf.dtype != wanted.dtype:
+            where = jax.tree_util.keystr(path)
+            raise TypeError(f"solver's x{where} must have the gradient's type, {wanted.dtype}; got {leaf.dtype}")
+    curvature = getattr(info, "curvature", None)
+    real = curvature is not None and jnp.issubdtype(getattr(curvature, "dtype", type(curvature)), jnp.floating)
+    if not real or jnp.ndim(curvature) != 0:
+        got = shown(info) if curvature is None else f"a curvature of {shown(curvature)}"
+        raise TypeError(f"solver's info must have x^T A x as info.curvature, as jtrpo.CGInfo has it; got {got}")
+    return x, info
 
 
 def full_step(direction: PyTree, curvature: Float[Array, ""], max_kl: float | Float[Array, ""]) -> PyTree:

@@ -34,7 +34,7 @@ def test_the_full_step_is_taken_where_it_is_acceptable():
     params, info = search(better, lambda t: 0.5 * t)
     assert params["x"] == 2
     assert (info.status, info.backtracks, info.fraction) == (UpdateStatus.ACCEPTED, 0, 1)
-    assert info.evaluation == (1, 0.5, 1, 0, ())
+    assert info.evaluation == (1, 0.5, 1, 0, {})
 
 
 @pytest.mark.parametrize("k", [1, 2, 5, 9])

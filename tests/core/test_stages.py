@@ -1,5 +1,8 @@
 """An update of one's own, made of the public stages."""
 
+import re
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -56,6 +59,53 @@ def test_a_solver_of_the_callers_own_takes_the_place_of_conjugate_gradients(prob
     np.testing.assert_allclose(ravel_pytree(direction)[0], x, rtol=1e-8)
     step = ravel_pytree(jtrpo.full_step(direction, info.curvature, 0.02))[0]
     np.testing.assert_allclose(step, jnp.sqrt(0.04 / (x @ fisher @ x)) * x, rtol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("solver", "words"),
+    [
+        (lambda matvec, b: b, "solver must return a pair, (x, info); got a dict"),
+        (lambda matvec, b: (b, 1.0, 2), "solver must return a pair, (x, info); got a tuple of 3"),
+        (lambda matvec, b: (b["w"], None), "solver's x must be a pytree shaped like gradient"),
+        (lambda matvec, b: ({**b, "w": b["w"].T}, None), "solver's x must be a pytree shaped like gradient"),
+        (
+            lambda matvec, b: ({**b, "v": b["v"].astype(int)}, None),
+            "solver's x['v'] must be an array of floating-point",
+        ),
+        (
+            lambda matvec, b: ({**b, "v": b["v"].astype(np.float32)}, None),
+            "solver's x['v'] must have the gradient's type, float64; got float32",
+        ),
+        (
+            lambda matvec, b: (b, None),
+            "solver's info must have x^T A x as info.curvature, as jtrpo.CGInfo has it; got None",
+        ),
+        (lambda matvec, b: (b, {"curvature": 1.0}), "got {'curvature': 1.0}"),
+        (lambda matvec, b: (b, jtrpo.CGInfo(jnp.ones(2))), "got a curvature of float64[2]"),
+        (lambda matvec, b: (b, jtrpo.CGInfo(True)), "got a curvature of True"),
+        (lambda matvec, b: (matvec(b["w"]), None), "v of matvec(v) must be a pytree shaped like params"),
+        ("cg", "solver must be a function, (matvec, b) -> (x, info); got 'cg'"),
+    ],
+)
+def test_a_solver_that_returns_something_else_is_refused_in_words(problem, solver, words):
+    params, batch = problem
+    local = jtrpo.linearize(policy, params, batch)
+
+    def update(gradient):
+        jtrpo.natural_gradient(local, gradient, solver=solver)
+        raise AssertionError("traced on")
+
+    with pytest.raises((TypeError, ValueError), match=re.escape(words)):
+        jax.eval_shape(update, params)
+
+
+def test_a_solver_may_answer_in_numpy_and_with_a_record_of_its_own(problem):
+    params, batch = problem
+    local = jtrpo.linearize(policy, params, batch)
+    record = types.SimpleNamespace(curvature=np.float64(2.0), seconds=0.1)
+    x, info = jtrpo.natural_gradient(local, params, solver=lambda matvec, b: (jax.tree.map(np.asarray, b), record))
+    assert info is record
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(x))
 
 
 def test_the_sibling_without_a_search_is_trpo_without_a_constraint(problem):
@@ -117,3 +167,44 @@ def test_further_quantities_are_measured_beside_the_objective(problem):
     np.testing.assert_allclose(
         search.evaluation.more["cost"], jnp.average(cost * ratio, weights=batch.weight), rtol=1e-12
     )
+
+
+@pytest.mark.parametrize(
+    ("at_the_start", "at_candidates", "words"),
+    [
+        (
+            [],
+            ["cost"],
+            "the same quantities in more; got ['cost'] and []: give value_and_gradient and measure the same",
+        ),
+        (["cost"], [], "the same quantities in more; got [] and ['cost']"),
+        (
+            [],
+            [],
+            "accept reads more['cost'], which was not measured; give cost=... to value_and_gradient and to measure",
+        ),
+        (["risk"], ["risk"], "accept reads more['cost'], which was not measured"),
+    ],
+)
+def test_a_quantity_that_was_not_measured_is_named(problem, at_the_start, at_candidates, words):
+    params, batch = problem
+    cost = lambda distribution, batch: distribution.log_prob(batch.action)  # noqa: E731
+
+    def accept(new, old):
+        return jnp.where(new.more["cost"] <= old.more["cost"], UpdateStatus.ACCEPTED, UpdateStatus.REFUSED)
+
+    def search(params):
+        local = jtrpo.linearize(policy, params, batch)
+        start, gradient = local.value_and_gradient(jtrpo.likelihood_ratio, **dict.fromkeys(at_the_start, cost))
+        measure = lambda p: local.measure(p, jtrpo.likelihood_ratio, **dict.fromkeys(at_candidates, cost))  # noqa: E731
+        return jtrpo.line_search(measure, params, gradient, start, accept=accept)
+
+    with pytest.raises(ValueError, match=re.escape(words)):
+        jax.eval_shape(search, params)
+
+
+def test_a_key_error_of_the_condition_itself_stays_what_it_is(problem):
+    params, batch = problem
+    cost = lambda distribution, batch: batch.advantage  # noqa: E731
+    with pytest.raises(KeyError):
+        jax.eval_shape(lambda p: update(p, batch, lambda new, old: {}["cost"], cost=cost), params)
