@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import pytest
 
 import jtrpo
@@ -158,8 +159,19 @@ def run_blocks(name, text=None):
 def test_the_recipes_for_updates_of_ones_own_run(capsys):
     names = run_blocks("compose")
     out = capsys.readouterr().out.split()
-    assert out == ["ACCEPTED", "True", "True", "True"]
-    assert names["search"].backtracks > 0  # the condition on the entropy decided
+    assert out == ["ACCEPTED", "True", "ACCEPTED", "True", "True", "True"]
+    # In both searches the condition of one's own decided.
+    params, batch = names["params"], names["batch"]
+    _, _, free = jax.jit(names["careful_update"])(params, batch, most=jnp.inf)
+    assert names["start"].entropy - free.evaluation.entropy > 0.002
+    start, _, free = jax.jit(names["update_within_cost"])(params, batch, names["cost_advantage"], most=jnp.inf)
+    assert free.evaluation.more["cost"] - start.more["cost"] > 0.002
+
+
+def test_the_page_on_updates_lists_all_that_a_linearised_policy_offers():
+    offered = {name for name in vars(jtrpo.LocalPolicy) if not name.startswith("_")} - set(jtrpo.LocalPolicy._fields)
+    listed = {name.partition("(")[0] for name in first_cells(page("compose"))}
+    assert offered <= listed
 
 
 @pytest.mark.slow
