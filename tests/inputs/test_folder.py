@@ -221,13 +221,16 @@ def test_a_used_folder_is_refused_before_a_training_begins(trained, tmp_path, mo
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        (lambda state: jax.tree.map(lambda x: x[None], state), r"leading axes \[1\]; save one .*x\[0\]"),
+        (
+            lambda state: jax.tree.map(lambda x: x[None], state),
+            r"state must be of one training; got .* shape \(1,\).*x\[0\]",
+        ),
         (lambda state: state._replace(policy_params=()), "state has other parts"),
         (
             lambda state: state._replace(hyperparams=state.hyperparams._replace(max_kl=jnp.zeros(3))),
             r"state's hyperparams\.max_kl is float32\(3,\) there and float32\(\) in the training",
         ),
-        (lambda state: dict(state._asdict()), "state must be a TrainState"),
+        (lambda state: dict(state._asdict()), "state must be a jtrpo.TrainState"),
     ],
 )
 def test_a_state_that_could_not_be_restored_is_not_saved(changed, words, tmp_path, state):

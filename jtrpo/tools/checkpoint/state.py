@@ -8,7 +8,7 @@ import numpy as np
 
 from jtrpo.training.config import TrainConfig
 from jtrpo.training.host.trainer import trainer_for
-from jtrpo.training.state import TrainState
+from jtrpo.training.state import check_state
 
 KEY_IMPLEMENTATIONS = ("threefry2x32", "rbg", "unsafe_rbg")
 """Of random keys, that can be saved."""
@@ -93,18 +93,9 @@ def check_savable(state: Any) -> str | None:
         TypeError: not a state, or traced.
         ValueError: of several trainings, donated, or with a random key of another implementation.
     """
-    if not isinstance(state, TrainState):
-        raise TypeError(f"state must be a TrainState, as a trainer's init and step return; got {type(state).__name__}")
-    leaves = jax.tree.leaves(state)
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+    check_state(state)
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(state)):
         raise TypeError("state must hold numbers, and these are traced; save what a jitted function returns")
-    if any(isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in leaves):
-        raise ValueError("state was donated to a step; save it before, or save what the step returned")
-    if np.ndim(state.update):
-        raise ValueError(
-            f"state holds several trainings, with leading axes {list(np.shape(state.update))}; save one in a folder of its "
-            "own: jax.tree.map(lambda x: x[0], state)"
-        )
     impl = str(jax.random.key_impl(state.key)) if _is_key(state.key) else None
     if impl not in (None, *KEY_IMPLEMENTATIONS):
         raise ValueError(f"state has a random key of {impl!r}; those of {', '.join(KEY_IMPLEMENTATIONS)} can be saved")
