@@ -1,6 +1,7 @@
 """Policies and critics: an encoder with a head."""
 
 from collections.abc import Callable
+from functools import partial
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -9,7 +10,8 @@ from jaxtyping import Array, Float, PyTree
 
 from jtrpo.core.distributions import Distribution
 from jtrpo.networks.heads import Head
-from jtrpo.networks.recurrent import Memory, Sequences
+from jtrpo.networks.network import SequenceNetwork
+from jtrpo.networks.recurrent import Memory, Sequences, empty_carry
 from jtrpo.networks.torso import Torso, action_mask
 
 
@@ -36,6 +38,11 @@ class Encoder(nn.Module):
             return torso(seen), ()
         return Memory(self.memory, self.hidden_sizes[-1])(torso(seen.observation), seen)
 
+    @nn.nowrap
+    def empty_memory(self, batch: int) -> PyTree:
+        """Carry before the first step of an episode; ``()`` without a memory."""
+        return () if self.memory is None else empty_carry(self.memory, self.hidden_sizes[-1], batch)
+
 
 class PolicyNetwork(nn.Module):
     """Policy: what is seen to the distribution over actions, illegal ones masked out where the environment says so.
@@ -49,9 +56,9 @@ class PolicyNetwork(nn.Module):
     head: Head
 
     def __call__(self, seen: PyTree) -> Distribution:
-        return self.distribution_and_carry(seen)[0]
+        return self.output_and_carry(seen)[0]
 
-    def distribution_and_carry(self, seen: PyTree) -> tuple[Distribution, PyTree]:
+    def output_and_carry(self, seen: PyTree) -> tuple[Distribution, PyTree]:
         """Return the distribution, and the memory's carry after each step."""
         features, carry = self.encoder(seen)
         observation = seen.observation if isinstance(seen, Sequences) else seen
@@ -75,9 +82,15 @@ class CriticNetwork(nn.Module):
         self.value = nn.Dense(1, kernel_init=nn.initializers.orthogonal(1.0))
 
     def __call__(self, seen: PyTree) -> Float[Array, "..."]:
-        return self.value_and_carry(seen)[0]
+        return self.output_and_carry(seen)[0]
 
-    def value_and_carry(self, seen: PyTree) -> tuple[Float[Array, "..."], PyTree]:
+    def output_and_carry(self, seen: PyTree) -> tuple[Float[Array, "..."], PyTree]:
         """Return the value, and the memory's carry after each step."""
         features, carry = self.encoder(seen)
         return self.value(features)[..., 0], carry
+
+
+def built_in(network: PolicyNetwork | CriticNetwork) -> SequenceNetwork:
+    """A built-in network as the agent calls it."""
+    apply = partial(network.apply, method="output_and_carry")
+    return SequenceNetwork(network.init, apply, network.encoder.empty_memory)

@@ -104,7 +104,7 @@ def run_training(
     if isinstance(trainer, HostTrainer):
         metrics_like = trainer.compile()
     else:
-        trainer, metrics_like = _compile(config, trainer, key, hyperparams, donate=not debug_nans)
+        trainer, metrics_like = _compile(trainer, key, hyperparams, mesh=config.mesh, donate=not debug_nans)
     init, step, evaluate = trainer[:3]
     state = jax.block_until_ready(init(key, hyperparams) if restored is None else restored.state)
     compiled = time.perf_counter()
@@ -129,7 +129,7 @@ def run_training(
                 _raise_where_not_finite(config, before, metrics)
             log.append(update, metrics)
             on_update(update, metrics)
-            if checkpoints is not None and update < last:  # the last one comes with the run's evaluation
+            if checkpoints is not None and update < last:  # after the last one, the run is evaluated and saved below
                 evaluated = evaluate_every and update % evaluate_every == 0
                 if evaluated or update % checkpoint_every == 0:
                     log.sync()
@@ -160,7 +160,8 @@ def run_training(
         "run_seconds": run_seconds,
         **_totals(metrics, np.flatnonzero(log.known)),
     }
-    new = checkpoints is not None and (done < last or read_summary(checkpoints.directory) is None)  # else it tells more
+    # A run that had already reached its end keeps its summary, which was written with the times of the whole run.
+    new = checkpoints is not None and (done < last or read_summary(checkpoints.directory) is None)
     if checkpoints is not None and new and is_lead():
         write_summary(checkpoints.directory, summary, returns)
         write_curve(checkpoints.directory, f"{summary['env']}, seed {seed}", metrics)
@@ -202,11 +203,11 @@ def _totals(metrics: Metrics, known: np.ndarray) -> dict[str, Any]:
 
 
 def _compile(
-    config: TrainConfig, trainer: Trainer, key: PRNGKeyArray, hyperparams: Hyperparams, *, donate: bool
+    trainer: Trainer, key: PRNGKeyArray, hyperparams: Hyperparams, *, mesh: jax.sharding.Mesh | None, donate: bool
 ) -> tuple[Trainer, Metrics]:
     """The trainer's functions as programs, and the shapes of the metrics."""
     shapes = jax.eval_shape(trainer.init, key, hyperparams)
-    shardings = state_shardings(config.mesh, shapes)
+    shardings = state_shardings(mesh, shapes)
     if shardings is not None:
         shapes = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
     lowered = (

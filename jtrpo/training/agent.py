@@ -12,10 +12,10 @@ from gymnasium import spaces
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from jtrpo.core.distributions import Distribution
-from jtrpo.networks.actor_critic import CriticNetwork, Encoder, PolicyNetwork
+from jtrpo.networks.actor_critic import CriticNetwork, Encoder, PolicyNetwork, built_in
 from jtrpo.networks.heads import Head
-from jtrpo.networks.network import SequenceNetwork, no_memory, over_sequences
-from jtrpo.networks.recurrent import Sequences, empty_carry
+from jtrpo.networks.network import SequenceNetwork, over_sequences
+from jtrpo.networks.recurrent import Sequences
 from jtrpo.networks.torso import ACTIVATIONS, numeric
 from jtrpo.training.config import TrainConfig, check_config
 from jtrpo.training.custom import check_critic, check_policy
@@ -240,13 +240,24 @@ def make_agent(config: TrainConfig) -> Agent:
         ('Categorical', (2,))
     """
     check_config(config)
-    policy = over_sequences(config.policy_network) if config.policy_network is not None else _built_in_policy(config)
-    critic = over_sequences(config.critic_network) if config.critic_network is not None else _built_in_critic(config)
     observation_space = config.environment.observation_space
+    encoder = partial(Encoder, hidden_sizes=config.hidden_sizes, activation=ACTIVATIONS[config.activation])
+    seen_by_policy = part_of(observation_space, config.policy_observation, masked=True)
+    head = Head(config.environment.action_space, config.box_distribution, config.initial_log_std)
+    policy = PolicyNetwork(encoder(seen_by_policy, memory=config.memory), head)
+    if config.shared_torso:
+        width = config.hidden_sizes[-1]
+        critic = CriticNetwork(encoder(spaces.Box(-np.inf, np.inf, (width,))))
+        critic_module = built_in(critic)._replace(init=lambda key, seen: critic.init(key, jnp.zeros((1, width))))
+    elif config.critic_network is None:
+        seen_by_critic = part_of(observation_space, config.critic_observation)
+        critic_module = built_in(CriticNetwork(encoder(seen_by_critic, memory=config.memory)))
+    else:
+        critic_module = over_sequences(config.critic_network)
     agent = Agent(
-        policy_module=policy,
-        critic_module=critic,
-        features=_policy_features(config) if config.shared_torso else None,
+        policy_module=built_in(policy) if config.policy_network is None else over_sequences(config.policy_network),
+        critic_module=critic_module,
+        features=partial(policy.apply, method="features_and_carry") if config.shared_torso else None,
         normalized=numeric(observation_space) if config.normalize_observations else None,
         rescale_values=config.normalize_values,
         policy_observation=seen_parts(observation_space, config.policy_observation, masked=True),
@@ -257,39 +268,3 @@ def make_agent(config: TrainConfig) -> Agent:
     if config.critic_network is not None:
         check_critic(agent, config)
     return agent
-
-
-def _policy_module(config: TrainConfig) -> PolicyNetwork:
-    space = part_of(config.environment.observation_space, config.policy_observation, masked=True)
-    head = Head(config.environment.action_space, config.box_distribution, config.initial_log_std)
-    return PolicyNetwork(_encoder(config, space, config.memory), head)
-
-
-def _encoder(config: TrainConfig, space: spaces.Space, memory: str | None) -> Encoder:
-    return Encoder(space, config.hidden_sizes, ACTIVATIONS[config.activation], memory)
-
-
-def _empty_memory(config: TrainConfig, batch: int) -> PyTree:
-    return () if config.memory is None else empty_carry(config.memory, config.hidden_sizes[-1], batch)
-
-
-def _built_in_policy(config: TrainConfig) -> SequenceNetwork:
-    module = _policy_module(config)
-    apply = partial(module.apply, method="distribution_and_carry")
-    return SequenceNetwork(module.init, apply, partial(_empty_memory, config))
-
-
-def _policy_features(config: TrainConfig) -> Callable[[PyTree, PyTree], tuple[Array, PyTree]]:
-    return partial(_policy_module(config).apply, method="features_and_carry")
-
-
-def _built_in_critic(config: TrainConfig) -> SequenceNetwork:
-    if config.shared_torso:
-        width = config.hidden_sizes[-1]
-        critic = CriticNetwork(_encoder(config, spaces.Box(-np.inf, np.inf, (width,)), None))
-        init = lambda key, seen: critic.init(key, jnp.zeros((1, width)))  # noqa: E731
-        return SequenceNetwork(init, partial(critic.apply, method="value_and_carry"), no_memory)
-    space = part_of(config.environment.observation_space, config.critic_observation)
-    module = CriticNetwork(_encoder(config, space, config.memory))
-    apply = partial(module.apply, method="value_and_carry")
-    return SequenceNetwork(module.init, apply, partial(_empty_memory, config))

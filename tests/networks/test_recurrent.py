@@ -75,8 +75,8 @@ def test_recurrent_fisher_product_equals_the_dense_one_with_episode_ends_inside_
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
 def test_step_by_step_equals_whole_sequences(cell, x64):
     _, params, seen = make(cell)
-    step = jax.jit(lambda *args: network(cell).apply(*args, method="distribution_and_carry"))
-    whole, carries = network(cell).apply(params, seen, method="distribution_and_carry")
+    step = jax.jit(lambda *args: network(cell).apply(*args, method="output_and_carry"))
+    whole, carries = network(cell).apply(params, seen, method="output_and_carry")
     by_sequence = lambda x: x.reshape(SEQUENCES, LENGTH, *x.shape[1:])  # noqa: E731
     carry = jax.tree.map(lambda x: by_sequence(x)[:, 0], seen.carry)
     for t in range(LENGTH):
