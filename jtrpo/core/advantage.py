@@ -91,6 +91,6 @@ def gae(
         return trace_t * advantage, advantage
 
     steps = (delta, decay, trace)
-    zero = jnp.sum(delta[:0], axis=0)  # on the devices that delta is on, even where T is 0
+    zero = jnp.sum(delta[:0], axis=0)  # zero on delta's devices, even if T is 0
     _, advantage = jax.lax.scan(accumulate, zero, steps, reverse=True, unroll=8)
     return advantage, trace * advantage + value

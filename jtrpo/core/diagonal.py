@@ -34,7 +34,7 @@ def fisher_diagonal(local: LocalPolicy) -> PyTree:
     https://arxiv.org/abs/1206.6464, for the random signs.
     """
     action, weight = local.batch.action, local.weight
-    key = jax.random.key(0)  # the samples are random already: fresh signs would not make the estimate better
+    key = jax.random.key(0)  # fixed: the samples are random already, so new signs would not improve the estimate
     keys = per_sample_keys(key, weight.shape[0], local.axis_name)
     signs = jax.vmap(lambda key: jax.random.rademacher(key, (PROBES,), weight.dtype), out_axes=1)(keys)
 

@@ -100,7 +100,7 @@ class Categorical(NamedTuple):
             if wrong.size:
                 raise ValueError(f"action must be in 0 .. {actions - 1}, of {actions} logits; got {wrong.flat[0]}")
         index = jnp.asarray(action, jnp.int32)[..., None]
-        index = jnp.where(index < 0, actions, index)  # negative ones would count from the end
+        index = jnp.where(index < 0, actions, index)  # a negative index would count from the end
         return jnp.take_along_axis(_log_softmax(self.logits), index, axis=-1)[..., 0]
 
     def entropy(self) -> Float[Array, "..."]:

@@ -40,9 +40,9 @@ def main(argv: list[str] | None = None) -> None:
             quiet_libraries()
         with warnings_in_one_line():
             command.run()
-        if sys.stdout is not None:  # which was closed
+        if sys.stdout is not None:  # None where it was closed
             sys.stdout.flush()
-    except BrokenPipeError:  # `| head` has seen enough
+    except BrokenPipeError:  # the reader has closed the pipe, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         _leave(128 + signal.SIGPIPE)
     except KeyboardInterrupt:  # before training began, or a second time
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> None:
             raise
         say(f"the device has too little memory; lower --num-envs, --num-steps or --hidden-sizes ({_first_line(error)})")
         _leave(1)
-    except FloatingPointError as error:  # of --debug-nans: the input was right, the run was not
+    except FloatingPointError as error:  # of --debug-nans
         say(str(error))
         _leave(1)
     except OSError as error:
@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def _check_not_empty(typed: list[str]) -> None:
     for i, argument in enumerate(typed):
-        if not argument or (argument.startswith("--") and argument.endswith("=")):  # as a path: the current folder
+        if not argument or (argument.startswith("--") and argument.endswith("=")):  # would be the current folder
             name = f"{argument.rstrip('=')} " if argument else f"what follows {typed[i - 1]} " if i else ""
             raise ValueError(f"{name}must not be empty (a variable of the shell that is not set?)")
 
@@ -88,10 +88,10 @@ def _keep_compiled_programs() -> None:
 
 
 def _leave(code: int) -> NoReturn:
-    """Exit; where there are several processes, without waiting for the others, who may be waiting for this one."""
+    """Exit; with several processes without waiting for the others, which may be waiting for this one."""
     if jax.distributed.is_initialized():
         if is_lead():
-            time.sleep(1)  # whoever has the same to say can say it before the run falls apart
+            time.sleep(1)  # let the other processes print the same error before this one ends the run
         sys.stdout.flush()
         os._exit(code)
     sys.exit(code)

@@ -73,7 +73,7 @@ def group_runs(folders: list[Path]) -> list[Group]:
     first = groups[0][0]
     names = dict.fromkeys(name for settings, _ in groups for name in settings)
     differ = [name for name in names if any(settings.get(name) != first.get(name) for settings, _ in groups)]
-    if "env" in differ:  # then its spaces and parameters are not what tells it apart
+    if "env" in differ:  # its name says it; its spaces and parameters need not be listed
         differ = [name for name in differ if not name.startswith("env.")]
     return [
         Group(", ".join(f"{name}={settings.get(name)}" for name in differ) or str(first.get("env")), settings, runs)
@@ -112,5 +112,5 @@ def compare_runs(folders: list[Path], metric: str = "episode.return_mean", axes:
     axes.set(xlabel="environment steps", ylabel=metric)
     axes.grid(alpha=0.3)
     for text in axes.legend().get_texts():
-        text.set_parse_math(False)  # a name may hold a dollar
+        text.set_parse_math(False)  # a name may contain a dollar sign
     return axes

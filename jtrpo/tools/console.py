@@ -37,4 +37,4 @@ def quiet_libraries() -> None:
     """Hide what orbax logs for its developers about a full disk, late and at length: the error says it in one line."""
     for name in ("absl", "asyncio"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    sys.unraisablehook = lambda unraisable: None  # of its threads, after an error that was raised already
+    sys.unraisablehook = lambda unraisable: None  # errors of orbax's threads that were raised already

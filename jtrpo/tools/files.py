@@ -20,7 +20,7 @@ def absolute(directory: str | Path, name: str = "checkpoint_dir") -> Path:
     path = Path(directory)
     if "\0" in str(path):
         raise ValueError(f"{name}={str(directory)!r} holds a zero byte, which no path can")
-    with suppress(RuntimeError):  # no home directory: then `~` is a name like any other
+    with suppress(RuntimeError):  # no home directory: `~` stays as it is
         path = path.expanduser()
     return path.absolute()
 

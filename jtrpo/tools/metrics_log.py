@@ -23,7 +23,7 @@ class MetricsLog:
 
     Args:
         file: the table, ``None`` to keep the rows in memory alone; rows of updates that a resumed run takes anew are dropped.
-        done: updates that the run has behind it.
+        done: updates that are done.
         like: metrics of one update, for their names and types.
 
     Attributes:
@@ -46,7 +46,7 @@ class MetricsLog:
             table = [["update", *self._names], *([str(update), *cells] for update, cells in enumerate(kept, start=1))]
             text = "".join(",".join(cells) + "\n" for cells in table)
             atomic_write(file, lambda temporary: temporary.write_text(text, encoding="utf-8"))
-            self._file = file.open("ab", buffering=0)  # a row that does not fit is not tried again
+            self._file = file.open("ab", buffering=0)  # a row that cannot be written is not tried again at the end
 
     def __enter__(self) -> Self:
         return self
@@ -63,7 +63,7 @@ class MetricsLog:
         row = [np.asarray(value)[()] for value in jax.tree.leaves(metrics)]
         self._rows.append(row)
         self.known.append(True)
-        # The shortest text from which a float reads back as the same number.
+        # `str` of a float is the shortest text that reads back as the same number.
         cells = [str(value.astype(int) if value.dtype == bool else value) for value in row]
         line = (",".join([str(update), *cells]) + "\n").encode()
         try:
@@ -74,7 +74,7 @@ class MetricsLog:
             raise self._unwritable()
 
     def sync(self) -> None:
-        """Return once every row is on the disk: before a checkpoint counts that has their updates behind it.
+        """Return once every row is on the disk: before a checkpoint of the same updates is written.
 
         Raises:
             ValueError: they cannot be written.
@@ -101,7 +101,7 @@ class MetricsLog:
         if done == 0:
             return []
         text = file.read_text(encoding="utf-8", errors="replace") if file.exists() else ""
-        whole = text[: text.rfind("\n") + 1]  # the last line ends in a newline or is torn
+        whole = text[: text.rfind("\n") + 1]  # a last line without a newline is incomplete
         names, *lines = list(csv.reader(whole.replace("\0", "").splitlines())) or [[]]
         rows = {}
         for line in lines:
@@ -116,7 +116,7 @@ class MetricsLog:
                 else ""
             )
             warnings.warn(
-                f"{str(file)!r} lacks the rows of {len(missing)} updates that the checkpoint has behind, from {missing[0]} on; "
+                f"{str(file)!r} lacks the rows of {len(missing)} updates that are done, from {missing[0]} on; "
                 f"their cells stay empty{aside}",
                 stacklevel=4,
             )

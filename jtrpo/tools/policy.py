@@ -66,7 +66,7 @@ def load_policy(
         batch = _batch_size(observation_space, observation)
         if batch is None:
             observation = jax.tree.map(lambda x: x[None], observation)
-        elif batch == 0:  # the answer has a shape all the same
+        elif batch == 0:  # act on one observation of zeros, to get the shape of an answer
             observation = jax.tree.map(lambda x: np.zeros((1, *x.shape[1:]), x.dtype), observation)
         action, memory = act(observation, memory, key)
         if batch is None:
@@ -134,4 +134,4 @@ def _to_numpy(space: spaces.Space, action: PyTree) -> PyTree:
         return {name: _to_numpy(child, action[name]) for name, child in space.spaces.items()}
     if isinstance(space, spaces.Tuple):
         return tuple(_to_numpy(child, part) for child, part in zip(space.spaces, action, strict=True))
-    return np.array(action, space.dtype)[()]  # a number rather than an array of no axes: it can be looked up
+    return np.array(action, space.dtype)[()]  # a NumPy scalar rather than an array without axes: it can be a key

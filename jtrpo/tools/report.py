@@ -106,7 +106,7 @@ def _evaluation(groups: list[Group]) -> str:
             continue
         means = np.array([summary["evaluation_return"] for summary in summaries])
         returns = np.concatenate([summary["evaluation_returns"] for summary in summaries])
-        # Over seeds, of which each is one draw of the whole experiment; of a single one, over its episodes.
+        # The interval is over seeds, each one draw of the whole experiment; with a single seed, over its episodes.
         low, high = bootstrap_interval(means if len(means) > 1 else returns)
         row = {
             "run": group.name,
@@ -162,7 +162,9 @@ def _settings(groups: list[Group]) -> str:
     shared = list(groups[0].settings.items())
     for group in groups:
         shared = [(name, value) for name, value in shared if group.settings.get(name) == value]
-    shared = [(name, value) for name, value in shared if not name.startswith("env.")]  # its name is enough for people
+    shared = [
+        (name, value) for name, value in shared if not name.startswith("env.")
+    ]  # the environment's name is enough here
     entries = "".join(f"<div><dt>{_text(name)}</dt><dd>{_text(_value(value))}</dd></div>" for name, value in shared)
     return f"<p>What all runs have in common.</p><dl>{entries}</dl>"
 

@@ -20,7 +20,7 @@ FUNCTIONS = ("policy_network", "critic_network", "advantage_estimator", "objecti
 def describe(config: TrainConfig, hyperparams: Hyperparams | None = None, seed: int | None = None) -> dict[str, Any]:
     """Settings as JSON, by name: functions by the numbers they schedule, an environment by its fingerprint."""
     settings = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    del settings["mesh"]  # a run may go on on other devices
+    del settings["mesh"]  # a run may be resumed on other devices
     settings["env"] = environment_name(config)
     settings["schedules"] = sorted(config.schedules)
     settings |= {name: _function_name(settings[name]) for name in FUNCTIONS}

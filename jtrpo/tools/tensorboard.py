@@ -45,7 +45,7 @@ class TensorBoard:
         if self._writer is None:
             from tensorboardX import SummaryWriter
 
-            # Steps that a killed run had taken beyond its last checkpoint are taken anew: their old points go.
+            # A resumed run repeats the steps that the killed one took after its last checkpoint: their old points are removed.
             self._writer = SummaryWriter(self._directory, purge_step=step, flush_secs=5)
         for name, value in named.items():
             self._writer.add_scalar(name, value, step)

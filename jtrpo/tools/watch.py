@@ -22,7 +22,7 @@ _MOST_FRAMES = 200
 _MILLISECONDS = 50
 _SUFFIXES = (".gif", ".webp", ".png")
 _CLASSIC = ("CartPole-v1", "Acrobot-v1", "Pendulum-v1", "MountainCar-v0", "MountainCarContinuous-v0")
-_BY_GYMNAX = (  # that gymnax's visualiser draws
+_BY_GYMNAX = (  # drawn by gymnax's visualiser
     "Asterix-MinAtar", "Breakout-MinAtar", "Freeway-MinAtar", "SpaceInvaders-MinAtar",
     "Catch-bsuite", "FourRooms-misc", "MetaMaze-misc", "PointRobot-misc", "Pong-misc",
 )  # fmt: skip
@@ -95,7 +95,7 @@ def _play_on_host(
     agent, space = make_agent(config), config.environment.action_space
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     if sys.platform == "linux" and "DISPLAY" not in os.environ:
-        os.environ.setdefault("MUJOCO_GL", "egl")  # MuJoCo draws without a screen only where it is told to
+        os.environ.setdefault("MUJOCO_GL", "egl")  # without it MuJoCo needs a screen
     environment: Any = gymnasium.make(config.env.removeprefix(PREFIX), render_mode="rgb_array")
 
     @jax.jit
@@ -185,7 +185,7 @@ def _renderer(environment: Any, episode: Episode) -> Callable[[int], np.ndarray]
 def _classic_control(name: str, params: Any, state: Callable[[int], PyTree]) -> Callable[[int], np.ndarray]:
     """As gymnax's visualiser does it, but with one gymnasium environment for all frames: it makes one for each."""
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
-    os.environ.setdefault("SDL_AUDIODRIVER", "dummy")  # or it complains of every machine that has no sound
+    os.environ.setdefault("SDL_AUDIODRIVER", "dummy")  # SDL warns on machines without sound
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     try:
         import pygame  # noqa: F401
@@ -215,7 +215,7 @@ def _by_gymnax(
 
     states = [state(step) for step in range(len(episode.returns))]
     visualizer = Visualizer(environment.env, params, states, episode.returns)
-    plt.close(visualizer.fig)  # nobody waits for a window
+    plt.close(visualizer.fig)  # no window is shown
     visualizer.init()
 
     def draw(step: int) -> np.ndarray:

@@ -53,8 +53,8 @@ def fit_critic(
 ) -> tuple[PyTree, optax.OptState, Float[Array, ""]]:
     """Minimise mean((V - target)^2) / 2 by Adam in minibatches; the key is consumed.
 
-    The batch is dealt out once: of every ``minibatches`` neighbours each minibatch gets one, drawn by lot, whole sequences
-    together. Each minibatch so holds samples of every stretch of the batch; every epoch passes over the same ones.
+    The batch is divided once, by stratified sampling: of every ``minibatches`` neighbours each minibatch gets one, at random;
+    the neighbours are whole sequences. So each minibatch has samples from all over the batch. Every epoch uses the same ones.
 
     Args:
         critic: pure function ``(params, observation) -> value``.
@@ -62,7 +62,7 @@ def fit_critic(
         optimizer_state: Adam's moments.
         observation: any pytree, leading axis ``B``.
         target: value targets.
-        key: for the lot.
+        key: of the division; consumed.
         weight: of the samples, ``[B]``; zero leaves a sample out. ``None``: all equal.
         learning_rate: Adam's.
         epochs: passes over the batch.
@@ -88,10 +88,12 @@ def fit_critic(
 
     data = (observation, target, mean_weights(weight, target.shape[0], axis_name))
     if minibatches > 1:
-        hands = target.shape[0] // (sequence_length * minibatches)
-        lot = jax.vmap(lambda key: jax.random.randint(key, (), 0, minibatches))(per_sample_keys(key, hands, axis_name))
-        dealt = (lot[None] + jnp.arange(minibatches)[:, None]) % minibatches + minibatches * jnp.arange(hands)[None]
-        order = (dealt[..., None] * sequence_length + jnp.arange(sequence_length)[None, None]).reshape(-1)
+        strata = target.shape[0] // (sequence_length * minibatches)
+        keys = per_sample_keys(key, strata, axis_name)
+        shift = jax.vmap(lambda key: jax.random.randint(key, (), 0, minibatches))(keys)
+        place = (shift[None] + jnp.arange(minibatches)[:, None]) % minibatches
+        sequence = place + minibatches * jnp.arange(strata)[None]
+        order = (sequence[..., None] * sequence_length + jnp.arange(sequence_length)[None, None]).reshape(-1)
         data = jax.tree.map(lambda x: jnp.take(x, order, axis=0), data)
     data = jax.tree.map(lambda x: jnp.reshape(x, (minibatches, x.shape[0] // minibatches, *x.shape[1:])), data)
     (params, optimizer_state), losses = jax.lax.scan(

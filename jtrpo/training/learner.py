@@ -102,7 +102,7 @@ class Learner:
         """One update, from what ``state`` collected."""
         key, _, critic_key, vine_key = step_keys(state)
         base, numbers = state.hyperparams, self.current_hyperparams(state)
-        # Where one number is out of range none counts, and by their NaN nothing learns.
+        # If one number is out of range all become NaN, so that nothing is learned.
         in_range = numbers.in_range()
         state = state._replace(key=key, hyperparams=jax.tree.map(lambda x: jnp.where(in_range, x, jnp.nan), numbers))
         trajectory = mask_invalid(trajectory)
@@ -151,7 +151,7 @@ class Learner:
 
         def drift(statistics: RunningStatistics) -> Float[Array, ""]:
             there = self.agent.distribution(state._replace(observation_statistics=statistics), trajectory)
-            if self.config.constraint == "kl_max":  # which bounds the step: else no candidate might ever be inside
+            if self.config.constraint == "kl_max":  # as the line search measures it, which might else accept nothing
                 largest = jnp.max(jnp.where(weight > 0, acting.kl(there), 0.0))
                 return largest_over(largest, self.axis_name)
             return mean_kl(acting, there, weight=weight, axis_name=self.axis_name)
@@ -242,7 +242,7 @@ class Learner:
             sequence_length=1 if config.sampling == "vine" else self.sequence_length,
             axis_name=self.axis_name,
         )
-        # Where no candidate was within the bound, the policy may not be moved by its statistics alone.
+        # If no candidate was within the bound, new statistics must not move the policy that acts either.
         measured = info.kl_max if config.constraint == "kl_max" else info.kl
         inside = (measured <= numbers.max_kl) | (config.constraint == "none")
         statistics, kl, kl_max = jax.tree.map(

@@ -1,8 +1,8 @@
 """A training spread over the devices of a mesh: each has its share of the environments, and all the same parameters.
 
-Collection needs no word between devices: XLA divides it by the environment axis. Learning runs under ``shard_map``, and each of
-its means is a sum over the mesh, so the update, its KL and its line search are those of the whole batch. Random numbers belong to
-environments and samples, not to devices: their number changes the results by rounding only.
+Collection needs no communication between devices: XLA divides it along the environment axis. Learning runs under ``shard_map``,
+and each of its means is a sum over the mesh, so the update, its KL and its line search are those of the whole batch. Random
+numbers belong to environments and samples, not to devices: the number of devices changes the results by rounding only.
 """
 
 import math

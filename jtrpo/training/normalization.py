@@ -49,7 +49,7 @@ def moments(
 
     def total(x: Array, mean: Array) -> Array:
         mask = jnp.reshape(counts, (-1, *[1] * (x.ndim - 1)))
-        wide = jnp.promote_types(x.dtype, mean.dtype)  # sums of 16 bits would overflow
+        wide = jnp.promote_types(x.dtype, mean.dtype)  # sums in 16 bits would overflow
         return jnp.sum(jnp.where(mask, x, jnp.zeros_like(x)), axis=0, dtype=wide)
 
     def size(x: Array, mean: Array) -> Array:
@@ -76,7 +76,7 @@ def merge(
     n = n_a + n_b,  mean = mean_a + d n_b / n,  with d = mean_b - mean_a
     std^2 = std_a^2 n_a / n + std_b^2 n_b / n + d^2 n_a n_b / n^2
 
-    Where that would not be finite the old ones come back: statistics never heal.
+    Where that would not be finite the old ones come back: a NaN in running statistics would stay for good.
 
     Source: Chan, Golub and LeVeque 1979, Updating Formulae and a Pairwise Algorithm for Computing Sample Variances.
     """

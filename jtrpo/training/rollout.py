@@ -266,7 +266,7 @@ def staggered_resets(trajectory: Trajectory, update: Int[Array, ""], max_episode
         max_episode_steps: the time limit.
     """
     num_steps, num_envs = trajectory.reward.shape
-    # Before anything is traced, and with the whole and the rest apart: the products may be beyond 32 bits, and beyond 64.
+    # In NumPy, and quotient and remainder apart: the products may need more than 32 bits, and more than 64.
     whole, rest = divmod(max_episode_steps, num_envs * num_steps)
     env, never = np.arange(num_envs), np.iinfo(np.int32).max
     first = env * min(whole, never) + env * rest // (num_envs * num_steps)

@@ -48,7 +48,7 @@ def check_schedules(anneal: Any, schedules: Any, num_updates: int) -> None:
         check_choice("schedules", name, Hyperparams._fields)
         if not callable(schedule):
             raise TypeError(f"schedules[{name!r}] must be a function of the update's number; got {schedule!r}")
-        for update in (0, num_updates - 1):  # the ends; what lies between is the schedule's own affair
+        for update in (0, num_updates - 1):  # the values between the two ends are not checked
             value = schedule(np.int32(update))  # NumPy's, which does not start JAX
             check_number(f"schedules[{name!r}]({update})", value, **RANGES[name])
     changing = (*anneal, *schedules)

@@ -144,7 +144,7 @@ def make_train(
     def evaluated_step(carry: tuple, due: Array) -> tuple[tuple, tuple]:
         state, best, most = carry
         state, metrics = step(state)
-        # `due` is the same for all that is mapped over, so that this stays a branch under vmap.
+        # `due` is the same for every seed, so that this stays a branch under vmap.
         score = jax.lax.cond(due, evaluate, lambda state: jnp.full_like(most, -jnp.inf), state)
         best = jax.tree.map(partial(jnp.where, score > most), state, best)
         return (state, best, jnp.where(score > most, score, most)), (metrics, score)
@@ -182,7 +182,7 @@ class _Training:
         if config.reuse > 1:
             one = jax.eval_shape(lambda: mask_invalid(self.next_trajectory(state)))
             state = state._replace(window=empty_window(one, config.reuse))
-        state = jax.tree.map(jnp.copy, state)  # each array its own, so that a step may be given all of them
+        state = jax.tree.map(jnp.copy, state)  # no two share an array, so that a step may donate all of them
         where = state_shardings(config.mesh, state)
         return state if where is None else jax.lax.with_sharding_constraint(state, where)
 
@@ -265,7 +265,7 @@ def _training(config: TrainConfig) -> _Training:
             f"{environment} is stepped in Python and cannot be part of a compiled program: use jtrpo.make_host_trainer(config) "
             "instead of make_train or make_trainer"
         )
-    # Before anything is traced: a limit may be an array of JAX's.
+    # Here, before anything is traced: the limit may be a JAX array.
     limit = time_limit(getattr(environment, "max_episode_steps", None))
     if config.env_cost is not None:
         raise ValueError(

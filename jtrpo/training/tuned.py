@@ -105,7 +105,7 @@ def _with_shipped(env: str, given: dict[str, Any], shipped: dict[str, Any]) -> T
     try:
         return TrainConfig(env, **given, **shipped)
     except ValueError:
-        TrainConfig(env, **given)  # where that fails by itself, it says so
+        TrainConfig(env, **given)  # raises where the given settings alone are wrong
         for leaving in (names for count in range(1, len(shipped)) for names in combinations(shipped, count)):
             kept = {name: value for name, value in shipped.items() if name not in leaving}
             try:

@@ -193,7 +193,7 @@ def action_values(
             sampled = distribution.sample(action_key)
             taken = jax.tree.map(lambda given, own: jnp.where(is_first, given, own), action, sampled)
             following, record, _ = act(environment, state, memory, taken, distribution.log_prob(taken), env_key, squash)
-            # A number that is not finite reaches Q even where a network or a clip would hide it.
+            # An observation that is not finite makes Q NaN, even where a network or a clip would hide it.
             seen = (record.observation, record.final_observation)
             reward = jnp.where(finite(seen, running.shape), record.reward / reward_scale, jnp.nan)
             total = total + jnp.where(running, discount * reward, 0.0)

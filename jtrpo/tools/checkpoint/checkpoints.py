@@ -135,7 +135,7 @@ class Checkpoints:
         for update in updates_in(self.directory):
             try:
                 self._scores[update] = read_metadata(self.directory, update)["score"]
-            except ValueError:  # what is damaged has no score, and is not removed
+            except ValueError:  # a damaged one has no score, and is not removed
                 continue
 
     def check_run(self, config: TrainConfig, hyperparams: Hyperparams, seed: int) -> None:
@@ -169,7 +169,7 @@ class Checkpoints:
         score = None if score is None else float(score)
         metadata: dict[str, Any] = {"format": FORMAT, "update": int(state.update), "score": score}
         metadata |= {"versions": versions(), "settings": self._settings, "key": impl}
-        if jax.process_count() > 1:  # at once: threads of several processes would fall out of step
+        if jax.process_count() > 1:  # not in the background: threads of several processes would not stay in step
             with self._failure_in_words():
                 self._write(metadata, named(state))
             return
@@ -192,7 +192,7 @@ class Checkpoints:
     def restore(self, update: int | None = None) -> Restored:
         """Read a checkpoint back and check it: the newest whole one, or that of ``update``.
 
-        Damaged checkpoints newer than the one returned are told of by a warning and set aside as ``damaged-...``.
+        Damaged checkpoints that are newer than the one returned are set aside as ``damaged-...``, with a warning.
 
         Raises:
             FileNotFoundError: there is none.
@@ -208,13 +208,13 @@ class Checkpoints:
         damage = []
         for number in saved[::-1] if update is None else [update]:
             try:
-                restored = self._read(number)
+                found = self._read(number)
             except Damaged as error:
                 damage.append((number, str(error)))
                 continue
             if damage:
                 self._set_aside(damage, number)
-            return restored
+            return found
         reasons = "; ".join(f"{number}: {reason}" for number, reason in damage)
         others = [number for number in saved if number != update]
         if update is not None and others:
@@ -225,7 +225,7 @@ class Checkpoints:
     def _failure_in_words(self) -> Iterator[None]:
         try:
             yield
-        except jax.errors.JaxRuntimeError:  # another process is lost, and not the disk at fault
+        except jax.errors.JaxRuntimeError:  # another process is lost; the disk is not at fault
             raise
         except Exception as error:
             raise ValueError(
@@ -245,7 +245,7 @@ class Checkpoints:
         """Remove the checkpoints that are neither among the newest nor the best."""
         folders = checkpoint_folders(self.directory)
         scores = {update: self._scores[update] for update in folders if update in self._scores}
-        best = best_first(scores)[0]  # where none has a score the newest, which is kept anyway
+        best = best_first(scores)[0]  # without scores: the newest, which is kept anyway
         for update in list(scores)[: -self._keep]:
             if update != best:
                 remove(folders[update])
@@ -265,7 +265,7 @@ class Checkpoints:
         metadata, arrays = read(self.directory, update)
         saved = metadata["settings"]
         different = differences(saved, self._settings)
-        # Without annealing and schedules the length of a run only says where it ends, so it may be made longer.
+        # Without annealing and schedules, total_timesteps only says where a run ends, so it may be raised.
         longer = self._config.total_timesteps > saved["total_timesteps"] and not self._config.anneal
         if longer and not self._config.schedules:
             different.pop("total_timesteps", None)
@@ -275,10 +275,12 @@ class Checkpoints:
                 "settings, or choose another folder"
             )
         like = self._template(key_implementation_of(metadata))
-        return restored(metadata, arrays, like, self._config.mesh)
+        return restored_from(metadata, arrays, like, self._config.mesh)
 
 
-def restored(metadata: dict[str, Any], arrays: dict[str, np.ndarray], like: TrainState, mesh: Any = None) -> Restored:
+def restored_from(
+    metadata: dict[str, Any], arrays: dict[str, np.ndarray], like: TrainState, mesh: Any = None
+) -> Restored:
     """What was read from a folder as a state like ``like``, divided among the devices of ``mesh``."""
     state = from_arrays(arrays, like, state_shardings(mesh, like), impl=metadata.get("key"))
     return Restored(state, metadata["score"], metadata["update"], metadata["versions"])
@@ -299,5 +301,5 @@ def _numbers(updates: list[int]) -> str:
 
 
 def _in_short(error: BaseException) -> str:
-    code = re.search(r"os_error_code='(\d+)'", str(error))  # in the midst of what tensorstore says
+    code = re.search(r"os_error_code='(\d+)'", str(error))  # somewhere in tensorstore's message
     return os.strerror(int(code[1])) if code else " ".join(str(error).split())[:200] or type(error).__name__

@@ -34,7 +34,7 @@ class Damaged(ValueError):
 def checkpoint_folders(directory: Path) -> dict[int, Path]:
     """The checkpoints in a folder, by the updates done, oldest first; a folder that jtrpo did not write is none."""
     folders: dict[int, Path] = {}
-    for path in sorted(directory.iterdir(), key=lambda path: -len(path.name)):  # the plain name last
+    for path in sorted(directory.iterdir(), key=lambda path: -len(path.name)):  # the plain name last, so that it wins
         match = re.fullmatch(r"(0|[1-9][0-9]*)(-jtrpo)?", path.name)
         if match and (_holds(path, _SETTINGS) or (_holds(path / _ARRAYS, "_METADATA") and not _holds(path, _REMOVING))):
             folders[int(match[1])] = path
@@ -89,7 +89,7 @@ def read(directory: Path, update: int) -> tuple[dict[str, Any], dict[str, np.nda
             raise Damaged(f"{name} cannot be read ({error.strerror})") from error
     try:
         return metadata, read_arrays(folder / _ARRAYS)
-    except Exception as error:  # every file is what was written
+    except Exception as error:  # the digests are right, so it is not damaged
         raise ValueError(
             f"checkpoint {update} in {str(directory)!r} is whole, but the installed orbax cannot read it "
             f"({' '.join(str(error).split())[:200]}); use the versions that wrote it, {metadata['versions']}"
@@ -108,7 +108,7 @@ def write(directory: Path, metadata: dict[str, Any], arrays: dict[str, Any], *, 
     writing = directory / f"{_WRITING}{metadata['update']}"
     try:
         write_arrays(writing / _ARRAYS, arrays)
-        if verify:  # which orbax wants all processes to do together, too
+        if verify:  # orbax needs all processes for this, too
             _check_equal(read_arrays(writing / _ARRAYS), arrays)
         if is_lead():
             files = {
@@ -167,7 +167,7 @@ def _is_ours(writing: Path) -> bool:
 
 def _move_into_place(writing: Path, directory: Path, update: int) -> None:
     place, old = directory / str(update), directory / f"{_REPLACED}{update}"
-    if os.path.lexists(place) and not _holds(place, _SETTINGS):  # somebody else's
+    if os.path.lexists(place) and not _holds(place, _SETTINGS):  # not written by jtrpo
         place, old = directory / f"{update}-jtrpo", directory / f"{_REPLACED}{update}-jtrpo"
     if replaces := os.path.lexists(place):
         place.rename(old)
@@ -217,7 +217,7 @@ def _check_equal(read: dict[str, np.ndarray], arrays: dict[str, Any]) -> None:
     for name in read.keys() & arrays.keys():
         there, here = read[name], arrays[name]
         same = (there.shape, there.dtype) == (here.shape, here.dtype)
-        # Of what lies on several processes, no one holds all.
+        # An array that is spread over several processes cannot be compared in one of them.
         wrong |= set() if same and (not isinstance(here, np.ndarray) or there.tobytes() == here.tobytes()) else {name}
     if wrong:
         raise ValueError(f"what was written does not read back: {', '.join(sorted(wrong)[:5])}")

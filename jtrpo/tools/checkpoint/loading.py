@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from jtrpo.networks.network import Network
-from jtrpo.tools.checkpoint.checkpoints import Restored, best_first, restored
+from jtrpo.tools.checkpoint.checkpoints import Restored, best_first, restored_from
 from jtrpo.tools.checkpoint.folder import Damaged, read, read_metadata, updates_in
 from jtrpo.tools.checkpoint.state import key_implementation_of, template
 from jtrpo.tools.files import absolute
@@ -52,4 +52,4 @@ def load(
         warnings.warn(f"{text}; left aside", stacklevel=2)
     networks = {"policy_network": policy_network, "critic_network": critic_network}
     config = config_of(metadata["settings"], env, networks)
-    return config, restored(metadata, arrays, template(config, key_implementation_of(metadata)))
+    return config, restored_from(metadata, arrays, template(config, key_implementation_of(metadata)))

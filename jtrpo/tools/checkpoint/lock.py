@@ -71,8 +71,8 @@ class Lock:
             )
         _descriptors.add(self)
         mine = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
-        if os.fstat(descriptor).st_size == 0 or _read(descriptor):  # what somebody else wrote stays
-            with suppress(OSError):  # a full disk: it is held all the same
+        if os.fstat(descriptor).st_size == 0 or _read(descriptor):  # a file of other content is left as it is
+            with suppress(OSError):  # the disk is full: the lock holds without it
                 os.truncate(descriptor, 0)
                 os.lseek(descriptor, 0, os.SEEK_SET)
                 os.write(descriptor, json.dumps(mine).encode())

@@ -89,8 +89,8 @@ class Train:
             stop = stack.enter_context(StopOnSignal())
             checkpoints = restored = None
             if self.checkpoint_dir is not None:
-                folder = Checkpoints(self.checkpoint_dir, config, hyperparams, self.seed, keep=self.keep)
-                checkpoints = stack.enter_context(folder)
+                checkpoints = Checkpoints(self.checkpoint_dir, config, hyperparams, self.seed, keep=self.keep)
+                stack.enter_context(checkpoints)
                 restored = _restore(checkpoints, self.resume)
             elif self.resume:
                 raise ValueError("resume needs the folder to go on from; give --checkpoint-dir")
@@ -108,7 +108,9 @@ class Train:
             )
         if run.summary is None:
             update = f"{int(run.state.update)} of {config.num_updates}"
-            self._exit_after(stop.received or signal.SIGTERM, update)  # SIGTERM: another process got it
+            self._exit_after(
+                stop.received or signal.SIGTERM, update
+            )  # without a signal of its own: another process got one
         if is_lead():
             self._print_summary(run.summary, run.metrics)
 
@@ -165,7 +167,7 @@ def _mesh(devices: int, *, distributed: bool) -> jax.sharding.Mesh | None:
 
 
 def _restore(checkpoints: Checkpoints, resume: bool) -> Restored | None:
-    """What to go on from, with a word on standard error about all that is not as expected."""
+    """What to go on from; a line on standard error says what is not as expected."""
     checkpoints.claim()
     updates = checkpoints.updates()
     if updates and not resume:

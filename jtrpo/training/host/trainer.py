@@ -101,9 +101,9 @@ class _HostTraining:
     def __init__(self, config: TrainConfig, environment: HostEnvironment, learner: Learner):
         self.config, self.environment, self.learner, self.agent = config, environment, learner, learner.agent
         lent = environment.lent
-        self.training = LiveEnvironments(environment.make, lent[0], config.env_metrics, config.env_cost)
-        self.evaluation = LiveEnvironments(environment.make_evaluation, lent[1])
-        # Compiled once for each trainer; a bound method of its own would be looked up by the whole of it.
+        self.live = LiveEnvironments(environment.make, lent[0], config.env_metrics, config.env_cost)
+        self.live_evaluation = LiveEnvironments(environment.make_evaluation, lent[1])
+        # One jitted function for each trainer: jit looks up a new bound method by its whole object.
         self._act = jax.jit(self.act, static_argnames="deterministic")
         self._begin, self._learn = jax.jit(self.begin), jax.jit(learner.learn)
 
@@ -127,7 +127,7 @@ class _HostTraining:
         return jax.tree.map(jnp.copy, self._begin(one_key(key), check_hyperparams(hyperparams)))
 
     def begin(self, key: PRNGKeyArray, hyperparams: Hyperparams) -> TrainState:
-        # The environments' own states cannot be had, so they are no part of a training's state.
+        # Environments on the host do not give their states, so these are not part of a training's state.
         nothing: Any = ()
         memory = self.agent.empty_memory(self.config.num_envs)
         env_state = RolloutState(nothing, nothing, nothing, nothing, memory)
@@ -154,16 +154,16 @@ class _HostTraining:
         check_state(state)
         state, trajectory, episodes = self.collect(state, step_keys(state)[1])
         state, metrics = self._learn(state, trajectory, episodes)
-        self.training.belong_to(state)
+        self.live.belong_to(state)
         return state, metrics
 
     def collect(self, state: TrainState, key: PRNGKeyArray) -> tuple[TrainState, Trajectory, EpisodeSummary]:
         action_key, reset_key = jax.random.split(key)
-        if not self.training.claimed_by(state):
+        if not self.live.claimed_by(state):
             state = self.reset(state, reset_key)
         policy, update = partial(self._act, _acting(state), key=action_key), int(state.update)
         trajectory, episodes, memory, unseen_end = collect_on_host(
-            self.training, policy, self.empty_trajectory(state), update, self.environment.max_episode_steps
+            self.live, policy, self.empty_trajectory(state), update, self.environment.max_episode_steps
         )
         running = jnp.where(unseen_end, 0.0, state.discounted_return)
         env_state = state.env_state._replace(memory=memory)
@@ -176,7 +176,7 @@ class _HostTraining:
                 self.environment,
                 state.update,
             )
-        self.training.begin(key, self.config.num_envs)
+        self.live.begin(key, self.config.num_envs)
         env_state = state.env_state._replace(memory=self.agent.empty_memory(self.config.num_envs))
         return state._replace(env_state=env_state, discounted_return=jnp.zeros_like(state.discounted_return))
 
@@ -192,9 +192,9 @@ class _HostTraining:
         check_evaluation(self.environment)
         check_evaluate(state, num_episodes, deterministic, max_steps)
         action_key, reset_key = keys_for(key, "evaluation", "evaluation environments")
-        self.evaluation.begin(reset_key, self.config.num_envs)
+        self.live_evaluation.begin(reset_key, self.config.num_envs)
         policy = partial(self._act, _acting(state), key=action_key, deterministic=deterministic)
-        return play_on_host(self.evaluation, policy, self.agent.empty_memory, num_episodes, max_steps)
+        return play_on_host(self.live_evaluation, policy, self.agent.empty_memory, num_episodes, max_steps)
 
     def compile(self) -> Metrics:
         state = self.init(jax.random.key(0))
@@ -206,8 +206,8 @@ class _HostTraining:
         return self._learn(state, self.empty_trajectory(state), episodes)[1]
 
     def close(self) -> None:
-        self.training.close()
-        self.evaluation.close()
+        self.live.close()
+        self.live_evaluation.close()
 
 
 def _acting(state: TrainState) -> TrainState:
