@@ -11,7 +11,7 @@ semi-definite by construction, and every product after the linearisation is line
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -62,14 +62,17 @@ def linearize_policy(
     def apply(params: PyTree) -> Distribution:
         return check_distribution(policy(params, observation))
 
+    return LinearizedPolicy(*linearize_function(apply, params, axis_name))
+
+
+def linearize_function(
+    function: Callable[[PyTree], Any], params: PyTree, axis_name: AxisName = None
+) -> tuple[Any, Callable[[PyTree], PyTree], Callable[[PyTree], PyTree]]:
+    """Value, ``J v`` and ``J^T u`` of a function of parameters; ``J^T u`` is this device's part of a sum over ``axis_name``."""
     params = per_device(params, axis_name)
-    distribution, jvp = jax.linearize(apply, params)
+    value, jvp = jax.linearize(function, params)
     transpose = jax.linear_transpose(jvp, params)
-    return LinearizedPolicy(
-        distribution,
-        jvp=lambda vector: jvp(per_device(vector, axis_name)),
-        vjp=lambda cotangent: transpose(cotangent)[0],
-    )
+    return value, lambda vector: jvp(per_device(vector, axis_name)), lambda cotangent: transpose(cotangent)[0]
 
 
 def fisher_operator(

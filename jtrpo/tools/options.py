@@ -96,7 +96,7 @@ def _settings(command: Train) -> dict[str, Any]:
 
 def documented_attributes(owner: type) -> dict[str, tuple[str, str]]:
     """Heading and description of each attribute, from the docstring's sections ``Attributes: heading``; none with ``-OO``."""
-    found = {}
+    found: dict[str, tuple[str, str]] = {}
     sections = re.findall(r"^Attributes: (.+)\n((?: {4}.*\n?)+)", inspect.cleandoc(owner.__doc__ or ""), re.MULTILINE)
     for heading, section in sections:
         for name, text in re.findall(r"^ {4}(\w+): (.*(?:\n {8}.*)*)", section, re.MULTILINE):

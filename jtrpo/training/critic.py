@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
-from jtrpo.core.batch import AxisName, mean_weights, per_sample_keys, sum_over, weighted_sum
+from jtrpo.core.batch import AxisName, largest_over, mean_weights, per_sample_keys, sum_over, weighted_sum
 from jtrpo.core.fisher import per_device
 from jtrpo.training.report import undefined
 
@@ -111,9 +111,7 @@ def explained_variance(
     """1 - var(target - value) / var(target); NaN (infinite with ``jax_debug_nans``) where the targets are constant."""
     weight = jnp.reshape(mean_weights(weight, target.size, axis_name), target.shape)
     mean = lambda pair: sum_over(jnp.stack([weighted_sum(x, weight) for x in pair]), axis_name)  # noqa: E731
-    size = jnp.max(jnp.abs(jnp.stack([value, target])))
-    if axis_name is not None:
-        size = jax.lax.pmax(size, axis_name)
+    size = largest_over(jnp.max(jnp.abs(jnp.stack([value, target]))), axis_name)
     exponent = jnp.frexp(size)[1]
     value, target = (jnp.ldexp(x, -exponent) for x in (value, target))  # squares of the values themselves may overflow
     pair = (target - value, target)

@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, PyTree
 
 from jtrpo.core.batch import AxisName, mean_weights, stratified, sum_over, weighted_sum
 from jtrpo.core.conjugate_gradient import conjugate_gradient
-from jtrpo.core.fisher import per_device
+from jtrpo.core.fisher import linearize_function
 from jtrpo.core.line_search import Evaluation, UpdateStatus, improves_within, line_search
 from jtrpo.training.critic import Critic
 
@@ -64,14 +64,8 @@ def fit_gauss_newton(
 
     def linearize(params: PyTree, observation: PyTree, weight: Array) -> tuple[Array, Callable, Callable]:
         """V, ``J v`` and ``J^T u / B``, the last as this device's part of a sum."""
-        params = per_device(params, axis_name)
-        value, jvp = jax.linearize(lambda p: critic(p, observation), params)
-        transpose = jax.linear_transpose(jvp, params)
-        return (
-            value,
-            lambda v: jvp(per_device(v, axis_name)),
-            lambda u: transpose(jnp.where(weight == 0, 0.0, weight * u))[0],
-        )
+        value, jvp, vjp = linearize_function(lambda p: critic(p, observation), params, axis_name)
+        return value, jvp, lambda u: vjp(jnp.where(weight == 0, 0.0, weight * u))
 
     def step(params: PyTree, _: None) -> tuple[PyTree, Float[Array, ""]]:
         value, jvp, vjp = linearize(params, observation, whole)
@@ -92,9 +86,7 @@ def fit_gauss_newton(
             change = jnp.square(new - value) / (2.0 * jnp.where(variance > 0, variance, 1.0))
             sums = (weighted_sum(jnp.square(new - target), whole), weighted_sum(change, whole))
             loss, mean_change = sum_over(sums, axis_name)
-            return Evaluation(
-                -0.5 * loss, mean_change, zero, zero
-            )  # the largest change and an entropy are not asked for
+            return Evaluation(-0.5 * loss, mean_change, zero, zero)  # nobody reads the largest change or the entropy
 
         zero = jnp.zeros_like(variance)
         start = Evaluation(-0.5 * variance, zero, zero, zero)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from jtrpo.core.batch import AxisName, sum_over
+from jtrpo.core.batch import AxisName, largest_over, sum_over
 from jtrpo.training.rollout import Trajectory, finite
 
 
@@ -70,9 +70,7 @@ def sample_info(
     if ratio is None:
         return SampleInfo(invalid, jnp.ones(()), jnp.ones(()))
     ratio = jnp.where(usable, ratio, 0.0)
-    most = jnp.max(ratio)
-    if axis_name is not None:
-        most = jax.lax.pmax(most, axis_name)
+    most = largest_over(jnp.max(ratio), axis_name)
     size = ratio / jnp.where(most > 0, most, 1.0)  # squares of the ratios themselves may overflow
     total, squares, number = sum_over(
         (jnp.sum(size), jnp.sum(jnp.square(size)), jnp.sum(usable, dtype=float)), axis_name
