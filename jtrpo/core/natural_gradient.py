@@ -77,8 +77,8 @@ def _check_solution(solution: Any, gradient: PyTree) -> tuple[PyTree, Any]:
             where = jax.tree_util.keystr(path)
             raise TypeError(f"solver's x{where} must have the gradient's type, {wanted.dtype}; got {leaf.dtype}")
     curvature = getattr(info, "curvature", None)
-    real = curvature is not None and jnp.issubdtype(getattr(curvature, "dtype", type(curvature)), jnp.floating)
-    if not real or jnp.ndim(curvature) != 0:
+    kind = getattr(curvature, "dtype", type(curvature))
+    if curvature is None or not jnp.issubdtype(kind, jnp.floating) or jnp.ndim(curvature) != 0:
         got = shown(info) if curvature is None else f"a curvature of {shown(curvature)}"
         raise TypeError(f"solver's info must have x^T A x as info.curvature, as jtrpo.CGInfo has it; got {got}")
     return x, info

@@ -104,7 +104,7 @@ def run_training(
     if isinstance(trainer, HostTrainer):
         metrics_like = trainer.compile()
     else:
-        trainer, metrics_like = _compile(trainer, key, hyperparams, mesh=config.mesh, donate=not debug_nans)
+        trainer, metrics_like = _compile(config, trainer, key, hyperparams, donate=not debug_nans)
     init, step, evaluate = trainer[:3]
     state = jax.block_until_ready(init(key, hyperparams) if restored is None else restored.state)
     compiled = time.perf_counter()
@@ -203,11 +203,11 @@ def _totals(metrics: Metrics, known: np.ndarray) -> dict[str, Any]:
 
 
 def _compile(
-    trainer: Trainer, key: PRNGKeyArray, hyperparams: Hyperparams, *, mesh: jax.sharding.Mesh | None, donate: bool
+    config: TrainConfig, trainer: Trainer, key: PRNGKeyArray, hyperparams: Hyperparams, *, donate: bool
 ) -> tuple[Trainer, Metrics]:
     """The trainer's functions as programs, and the shapes of the metrics."""
     shapes = jax.eval_shape(trainer.init, key, hyperparams)
-    shardings = state_shardings(mesh, shapes)
+    shardings = state_shardings(config.mesh, shapes)
     if shardings is not None:
         shapes = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
     lowered = (

@@ -118,7 +118,7 @@ class TrainConfig:
         critic_minibatches: Adam steps per pass; must divide the batch, or with a memory the environments.
         critic_fraction: share of the batch on which the ``"gauss_newton"`` critic's products are taken, in (0, 1].
 
-    Attributes: Schedules
+    Attributes: Schedule
         anneal: numbers that fall linearly over the run, towards zero: any of ``"max_kl"``, ``"cg_damping"``,
             ``"entropy_coefficient"``, ``"critic_learning_rate"`` and ``"critic_max_change"``.
         schedules: for any of the :class:`Hyperparams`, by name, a function from the number of updates done to its value, such

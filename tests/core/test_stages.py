@@ -64,7 +64,7 @@ def test_a_solver_of_the_callers_own_takes_the_place_of_conjugate_gradients(prob
 @pytest.mark.parametrize(
     ("solver", "words"),
     [
-        (lambda matvec, b: b, "solver must return a pair, (x, info); got a dict"),
+        (lambda matvec, b: b, "solver must return a pair, (x, info); got {'v': "),
         (lambda matvec, b: (b, 1.0, 2), "solver must return a pair, (x, info); got a tuple of 3"),
         (lambda matvec, b: (b["w"], None), "solver's x must be a pytree shaped like gradient"),
         (lambda matvec, b: ({**b, "w": b["w"].T}, None), "solver's x must be a pytree shaped like gradient"),
