@@ -160,7 +160,7 @@ def run_training(
         "run_seconds": run_seconds,
         **_totals(metrics, np.flatnonzero(log.known)),
     }
-    # A run that had already reached its end keeps its summary, which was written with the times of the whole run.
+    # Where nothing was left to do, the summary that is there stays: it has the times of the training.
     new = checkpoints is not None and (done < last or read_summary(checkpoints.directory) is None)
     if checkpoints is not None and new and is_lead():
         write_summary(checkpoints.directory, summary, returns)
