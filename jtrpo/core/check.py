@@ -1,5 +1,6 @@
 """Eager checks of settings: the argument, the value and the remedy, before anything is traced."""
 
+import inspect
 import math
 import numbers
 from collections.abc import Collection
@@ -141,14 +142,33 @@ def check_choice(name: str, value: Any, choices: Collection[Any]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}; got {value!r}")
 
 
-def check_callable(name: str, value: Any, form: str) -> None:
-    """Raise ``TypeError`` unless ``value`` is a function.
+def check_callable(name: str, value: Any, form: str, takes: int | None = None, keywords: Collection[str] = ()) -> None:
+    """Raise ``TypeError`` unless ``value`` is a function, and takes so many arguments and those keywords.
+
+    Args:
+        name: of the argument.
+        value: what was given.
+        form: what is wanted, for the message.
+        takes: positional arguments that it will be given; ``None``: it may take what it likes.
+        keywords: names of those that it will be given beside them.
 
     Raises:
-        TypeError: anything that cannot be called.
+        TypeError: anything that cannot be called, or not in that way.
     """
     if not callable(value):
         raise TypeError(f"{name} must be a function, {form}; got {shown(value)}")
+    if takes is None:
+        return
+    try:
+        signature = inspect.signature(
+            value, follow_wrapped=False
+        )  # a wrapper may take other arguments than what it wraps
+    except (TypeError, ValueError):
+        return  # it does not tell
+    try:
+        signature.bind(*[None] * takes, **dict.fromkeys(keywords))
+    except TypeError:
+        raise TypeError(f"{name} must be a function, {form}; got one of ({', '.join(signature.parameters)})") from None
 
 
 def as_floats(name: str, tree: PyTree) -> PyTree:
@@ -180,6 +200,32 @@ def check_same_shapes(name: str, tree: PyTree, like_name: str, like: PyTree) -> 
     )
     if given != wanted:
         raise ValueError(f"{name} must be a pytree shaped like {like_name}, {wanted}; got {given}")
+
+
+def check_same_form(what: str, tree: PyTree, like: PyTree) -> PyTree:
+    """Return ``tree``, or raise ``ValueError`` unless it has the structure, the shapes and the types of ``like``.
+
+    Args:
+        what: the message's beginning: who must return what.
+        tree: what was returned.
+        like: what it must be like.
+    """
+    structure, wanted = jax.tree.structure(tree), jax.tree.structure(like)
+    if structure != wanted:
+        differ = f"{structure} in place of {wanted}" if type(tree) is type(like) else kind_of(tree)
+        raise ValueError(f"{what}; got {differ}")
+    for (path, leaf), other in zip(jax.tree_util.tree_leaves_with_path(tree), jax.tree.leaves(like), strict=True):
+        if kind_of(leaf) != kind_of(other):
+            where = jax.tree_util.keystr(path)
+            raise ValueError(
+                f"{what}; got {kind_of(leaf)} in place of {kind_of(other)}{' at ' if where else ''}{where}"
+            )
+    return tree
+
+
+def kind_of(value: Any) -> str:
+    """An array by its dtype and shape, anything else by its type: what a message says of what a function returned."""
+    return shown(value) if hasattr(value, "dtype") else type(value).__name__
 
 
 def shown(value: Any) -> str:

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from jtrpo.core.check import kind_of
+
 
 @runtime_checkable
 class Distribution(Protocol):
@@ -47,7 +49,7 @@ def check_distribution(distribution: Any, what: str = "policy(params, observatio
     if not isinstance(distribution, Distribution) or isinstance(distribution, type):
         raise TypeError(
             f"{what} a distribution (a pytree with sample, log_prob, entropy, mode and kl, such as jtrpo.Categorical); "
-            f"got {type(distribution).__name__}"
+            f"got {kind_of(distribution)}"
         )
     return distribution
 

@@ -143,7 +143,7 @@ def fisher_vector_product(
     Source: Schulman et al. 2015, https://arxiv.org/abs/1502.05477, appendix C.1. For repeated products at the same
     parameters, as in conjugate gradients, :func:`trpo_update` linearises once and reuses it.
     """
-    check_callable("policy", policy, "(params, observation) -> distribution")
+    check_callable("policy", policy, "(params, observation) -> distribution", takes=2)
     check_number("damping", damping, at_least=0, scalar=True)
     params = as_floats("params", params)
     check_same_shapes("vector", vector, "params", params)

@@ -178,7 +178,7 @@ def linearize(
         >>> gradient.round(4).tolist(), direction.round(4).tolist()
         ([[0.5, -0.5]], [[1.0, -1.0]])
     """
-    check_callable("policy", policy, "(params, observation) -> distribution")
+    check_callable("policy", policy, "(params, observation) -> distribution", takes=2)
     if normalize is not None:
         check_callable("normalize", normalize, "(advantage, weight, axis_name) -> advantage")
     params, batch = as_floats("params", params), check_batch(batch, branched=True)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from jtrpo.core.batch import AxisName, Batch, as_weight, check_batch, check_size, mean_weights, sum_over, weighted_sum
-from jtrpo.core.check import check_callable, check_number
+from jtrpo.core.check import check_callable, check_number, kind_of
 from jtrpo.core.distributions import Distribution, check_alike, check_distribution
 
 Objective = Callable[[Distribution, Batch], Float[Array, " B"]]
@@ -128,14 +128,14 @@ def per_sample(objective: Objective, distribution: Distribution, batch: Batch) -
     """The values of an objective, checked to be one for each sample.
 
     Raises:
-        TypeError: it is not a function.
-        ValueError: it does not return ``[B]``.
+        TypeError: it is not a function of two arguments.
+        ValueError: it does not return ``[B]``, floating-point.
     """
-    check_callable("objective", objective, "(distribution, batch) -> [B]")
+    check_callable("objective", objective, "(distribution, batch) -> [B]", takes=2)
     values, wanted = objective(distribution, batch), distribution.entropy().shape
-    if jnp.shape(values) != wanted:
+    if getattr(values, "shape", None) != wanted or not jnp.issubdtype(values.dtype, jnp.floating):
         raise ValueError(
-            f"objective must return one number for each sample, [B] = {list(wanted)}; got shape {jnp.shape(values)}"
+            f"objective must return one floating-point number for each sample, [B] = {list(wanted)}; got {kind_of(values)}"
         )
     return values
 

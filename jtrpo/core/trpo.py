@@ -138,8 +138,8 @@ def trpo_update(
     Source: Schulman et al. 2015, Trust Region Policy Optimization, https://arxiv.org/abs/1502.05477, section 6 and
     appendix C.
     """
-    check_callable("policy", policy, "(params, observation) -> distribution")
-    check_callable("objective", objective, "(distribution, batch) -> [B]")
+    check_callable("policy", policy, "(params, observation) -> distribution", takes=2)
+    check_callable("objective", objective, "(distribution, batch) -> [B]", takes=2)
     params = as_floats("params", params)
     batch = check_batch(batch, branched=objective is not likelihood_ratio)
     in_range = [

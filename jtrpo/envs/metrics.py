@@ -54,10 +54,9 @@ def own_numbers(
     jax.eval_shape(one)
     given, cost_shape = found
     check_names(names, given, environment)
-    if not names and not getattr(environment, "metrics_by_name", False):
-        names = given
-    check_metrics(names)
-    return names, cost_shape
+    if names or getattr(environment, "metrics_by_name", False):
+        return names, cost_shape
+    return check_columns("the environment's EnvStep.metrics", given), cost_shape
 
 
 def check_metrics(names: Any, cost: Any = None) -> None:
@@ -67,13 +66,21 @@ def check_metrics(names: Any, cost: Any = None) -> None:
         TypeError: no tuple of texts, or a cost that is none.
         ValueError: a name that is empty, or has a comma, a quote or a space, or one that comes twice.
     """
-    if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
+    if not isinstance(names, tuple):
         raise TypeError(f"env_metrics must be a tuple of names such as ('is_success',); got {names!r}")
-    for name in names:
-        if not name or re.search(r"[,\"\s]", name) or names.count(name) > 1:
-            raise ValueError(f"env_metrics must be names without spaces, commas and quotes, each once; got {name!r}")
+    check_columns("env_metrics", names)
     if not isinstance(cost, str | None):
         raise TypeError(f"env_cost must be the name of a number such as 'cost'; got {cost!r}")
+
+
+def check_columns(where: str, names: tuple[Any, ...]) -> tuple[str, ...]:
+    """Return the names, or raise where they cannot be the columns of a table; ``where`` they come from is for the message."""
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"{where} must have texts for names, such as 'is_success'; got {name!r} among {names!r}")
+        if not name or re.search(r"[,\"\s]", name) or names.count(name) > 1:
+            raise ValueError(f"{where} must have names without spaces, commas and quotes, each once; got {name!r}")
+    return names
 
 
 def check_names(names: Iterable[str], given: Iterable[str], environment: Any) -> None:
@@ -83,3 +90,14 @@ def check_names(names: Iterable[str], given: Iterable[str], environment: Any) ->
             raise ValueError(
                 f"env_metrics names {name!r}, which {environment} does not give; it gives {', '.join(given) or 'none'}"
             )
+
+
+def reported(names: Iterable[str], step: EnvStep) -> dict[str, Any]:
+    """Those of a step's numbers that are reported; ``ValueError`` where one is missing that the first step had."""
+    missing = [name for name in names if name not in step.metrics]
+    if missing:
+        raise ValueError(
+            f"the environment's EnvStep.metrics must have the same names at every step (env_metrics those that it is to report); "
+            f"{missing} of the first step are missing in one that has {list(step.metrics)}"
+        )
+    return {name: step.metrics[name] for name in names}

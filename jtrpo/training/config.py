@@ -26,7 +26,7 @@ from jtrpo.training.custom import check_own_functions
 from jtrpo.training.host.check import check_host
 from jtrpo.training.mesh import check_mesh
 from jtrpo.training.schedule import Schedule, check_schedules
-from jtrpo.training.spaces import check_hidden_sizes, check_seen, check_spaces
+from jtrpo.training.spaces import check_hidden_sizes, check_parts, check_spaces
 from jtrpo.training.vine import check_vine
 
 CHOICES: dict[str, tuple[str | None, ...]] = {
@@ -65,7 +65,8 @@ class TrainConfig:
     Attributes: Network
         hidden_sizes: width of each hidden layer of the policy and of the critic.
         activation: ``"tanh"``, ``"relu"``, ``"elu"``, ``"gelu"`` or ``"silu"``.
-        memory: recurrent layer after the hidden ones, of the last one's width: ``None``, ``"gru"`` or ``"lstm"``.
+        memory: recurrent layer after the hidden ones, of the last one's width: ``None``, ``"gru"`` or ``"lstm"``. Beside a
+            network of your own it is that of the built-in one.
         shared_torso: the critic reads the policy's features (and does not shape them) instead of having its own.
         policy_network: a policy of your own, a :class:`jtrpo.Network`, in place of the built-in one. Over a Box it gives a
             distribution of the kind that ``box_distribution`` names, in the same units.
@@ -226,8 +227,8 @@ class TrainConfig:
         parts = self.policy_observation is not None or self.critic_observation is not None
         if not can_wait(self.env) or self.squash or self.sampling == "vine" or parts:
             check_spaces(self.environment.observation_space, self.environment.action_space, self.squash)
-            check_seen("policy_observation", self.policy_observation, self.environment.observation_space)
-            check_seen("critic_observation", self.critic_observation, self.environment.observation_space)
+            seen = (self.policy_observation, self.critic_observation)
+            check_parts(self.environment.observation_space, *seen, self.shared_torso)
             check_host(self.environment, self.num_envs, self.mesh, self.sampling, self.has_memory)
         if self.sampling == "vine":
             check_vine(self)

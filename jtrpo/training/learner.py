@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from jtrpo.core.batch import AxisName, Batch, largest_over
+from jtrpo.core.check import check_same_form
 from jtrpo.core.objective import Objective, likelihood_ratio, mean_kl
 from jtrpo.core.trpo import TRPOInfo, trpo_update
 from jtrpo.core.vine import all_actions_objective, self_normalized_objective
@@ -114,7 +115,8 @@ class Learner:
         if self.config.sampling == "vine":
             steps, policy_batch = self.branch(state, trajectory, batch, vine_key)
         if self.config.on_batch is not None:
-            policy_batch = self.config.on_batch(policy_batch, state)
+            wanted = "on_batch must return a batch like the one that it gets"
+            policy_batch = check_same_form(wanted, self.config.on_batch(policy_batch, state), policy_batch)
         state, policy_info = self.improve_policy(state, policy_batch, steps, acting)
         state, critic_loss, fitted = self.improve_critic(state, recent, target, batch.weight, critic_key)
         state = state._replace(hyperparams=base, update=state.update + 1)

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 from jtrpo.core.distributions import Distribution
 from jtrpo.envs.actions import environment_action
 from jtrpo.envs.check import check_reset, check_step
+from jtrpo.envs.metrics import reported
 from jtrpo.envs.protocol import Environment, EnvStep
 from jtrpo.training.episodes import EpisodeSummary, add_finished, no_episodes, summarize
 from jtrpo.training.keys import held_keys
@@ -187,7 +188,7 @@ def act(
     """
     result = step_environments(environment, state.env_state, state.observation, action, key, squash)
     done = result.terminated | result.truncated
-    metrics = {name: result.metrics[name] for name in state.episode_metrics}
+    metrics = reported(state.episode_metrics, result)
     cost = result.cost if jax.tree.leaves(state.episode_cost) else ()
 
     def add(total: Array, value: Array) -> Array:

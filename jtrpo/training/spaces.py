@@ -72,13 +72,23 @@ def part_of(space: spaces.Space, names: tuple[str, ...] | None, *, masked: bool 
     return spaces.Dict([(name, child) for name, child in space.spaces.items() if name in seen])
 
 
-def check_seen(setting: str, names: Any, space: spaces.Space) -> None:
-    """Raise unless ``names`` are parts of a dictionary observation, or ``None``.
+def check_parts(space: spaces.Space, policy: Any, critic: Any, shared_torso: bool) -> None:
+    """Raise unless ``policy`` and ``critic`` name parts of a dictionary observation, or are ``None``.
 
     Raises:
         TypeError: not a tuple of strings.
-        ValueError: another space than a Dict, no name, an unknown one, or the mask of actions, which the policy always has.
+        ValueError: another space than a Dict, no name, an unknown one or one twice, the mask of actions, or parts of a critic's
+            that reads the policy's features.
     """
+    for setting, names in (("policy_observation", policy), ("critic_observation", critic)):
+        _check_seen(setting, names, space)
+    if shared_torso and critic is not None:
+        raise ValueError(
+            f"critic_observation={critic!r} has no effect where the critic reads the policy's features; leave one out"
+        )
+
+
+def _check_seen(setting: str, names: Any, space: spaces.Space) -> None:
     if names is None:
         return
     if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
@@ -86,6 +96,10 @@ def check_seen(setting: str, names: Any, space: spaces.Space) -> None:
     if not isinstance(space, spaces.Dict):
         raise ValueError(f"{setting} names parts of a dictionary; the observation space is {space}")
     parts = [name for name in space.spaces if name != ACTION_MASK]
-    if not names or not set(names) <= set(parts):
-        raise ValueError(f"{setting} must name at least one of {parts}; got {names!r}")
+    if ACTION_MASK in names:
+        raise ValueError(
+            f"{setting} cannot name {ACTION_MASK!r}, the mask that the policy is given and applies anyway; leave it out"
+        )
+    if not names or not set(names) <= set(parts) or len(set(names)) < len(names):
+        raise ValueError(f"{setting} must name at least one of {parts}, each once; got {names!r}")
     check_observation_space(part_of(space, names))

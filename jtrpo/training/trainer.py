@@ -17,6 +17,7 @@ from jtrpo.envs.metrics import own_numbers
 from jtrpo.envs.protocol import Environment, time_limit
 from jtrpo.envs.reset_pool import ResetPool
 from jtrpo.training.config import TrainConfig, check_config
+from jtrpo.training.custom import try_own_functions
 from jtrpo.training.episodes import EpisodeSummary
 from jtrpo.training.evaluation import check_evaluate, play_episodes
 from jtrpo.training.hyperparams import Hyperparams, check_hyperparams
@@ -71,6 +72,7 @@ def make_trainer(config: TrainConfig) -> Trainer:
     generalised advantages of https://arxiv.org/abs/1506.02438.
     """
     training = _training(config)
+    try_own_functions(config, lambda key: training.step(training.init(key)))
     return Trainer(training.init, training.step, training.evaluate)
 
 

@@ -1,9 +1,12 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jtrpo.core.check import check_count, check_number
+import jtrpo
+from jtrpo.core.check import check_callable, check_count, check_number, check_same_form
 
 BOUNDS = {"above": 0, "at_most": 1}
 
@@ -88,3 +91,58 @@ def test_values_known_only_at_run_time_pass():
         return x * n
 
     assert f(-1.0, 0) == 0
+
+
+@functools.wraps(lambda a, b, c: None)
+def wrapped(a, b):
+    """Takes other arguments than what it wraps."""
+
+
+@pytest.mark.parametrize("function", [wrapped, jax.jit(wrapped), max, lambda *all: None, lambda a, b, c=0: None])
+def test_a_function_that_takes_its_arguments_passes(function):
+    check_callable("f", function, "(a, b)", takes=2)
+
+
+@pytest.mark.parametrize(
+    ("function", "got"),
+    [
+        (3, "got 3 of type int"),
+        (lambda a: None, r"got one of \(a\)"),
+        (lambda a, b, *, c: None, r"got one of \(a, b, c\)"),
+    ],
+)
+def test_a_function_of_other_arguments_is_told_with_those_wanted(function, got):
+    with pytest.raises(TypeError, match=r"f must be a function, \(a, b\) -> c; " + got):
+        check_callable("f", function, "(a, b) -> c", takes=2)
+
+
+def test_keywords_are_wanted_by_name():
+    check_callable("f", lambda a, *, gamma: None, "", takes=1, keywords=("gamma",))
+    with pytest.raises(TypeError, match=r"got one of \(a, g\)"):
+        check_callable("f", lambda a, *, g: None, "", takes=1, keywords=("gamma",))
+
+
+BATCH = jtrpo.Batch({"x": jnp.zeros((4, 2))}, jnp.zeros(4, int), jnp.zeros(4))
+
+
+@pytest.mark.parametrize(
+    ("change", "got"),
+    [
+        (lambda batch: None, "got NoneType"),
+        (lambda batch: tuple(batch), "got tuple"),
+        (lambda batch: batch._replace(weight=batch.advantage), r"got PyTreeDef.* in place of PyTreeDef"),
+        (
+            lambda batch: batch._replace(advantage=batch.action),
+            r"got int32\[4\] in place of float32\[4\] at .advantage",
+        ),
+        (
+            lambda batch: jax.tree.map(lambda x: x[:2], batch),
+            r"got float32\[2, 2\] in place of float32\[4, 2\] at .observation\['x'\]",
+        ),
+        (lambda batch: batch._replace(advantage=1.0), r"got float in place of float32\[4\] at .advantage"),
+    ],
+)
+def test_another_form_is_told_by_its_first_difference(change, got):
+    assert check_same_form("f must return", BATCH._replace(advantage=jnp.ones(4)), BATCH).advantage.sum() == 4
+    with pytest.raises(ValueError, match="^f must return; " + got):
+        check_same_form("f must return", change(BATCH), BATCH)

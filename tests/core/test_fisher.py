@@ -349,5 +349,5 @@ def test_a_vector_not_shaped_like_the_params_is_refused(small, change):
 
 def test_a_policy_that_returns_an_array_is_refused(small):
     params, observation, vector = small
-    with pytest.raises(TypeError, match=r"policy.*must return a distribution.*jtrpo\.Categorical.*got .*Array|Tracer"):
+    with pytest.raises(TypeError, match=r"policy.*must return a distribution.*jtrpo\.Categorical.*got float32\["):
         fisher_vector_product(lambda p, o: categorical_policy(p, o).logits, params, observation, vector)

@@ -32,28 +32,28 @@ class Numbered:
 CONFIG = jtrpo.TrainConfig(Numbered(), num_envs=4, num_steps=16, hidden_sizes=(4,), reset_pool=3, critic_minibatches=1)
 
 
-def test_episodes_begin_at_starts_of_the_pool_which_is_another_one_in_each_collection():
-    trainer, seen = jtrpo.make_trainer(CONFIG), []
-    state = trainer.init(jax.random.key(0))
-    step, look = jax.jit(trainer.step), jax.jit(make_collect(CONFIG))
-    under_way = np.asarray(state.env_state.observation[:, 0])
+def test_episodes_begin_at_starts_of_the_pool_which_is_another_one_in_each_collection_of_each_seed():
+    trainer, drawn = jtrpo.make_trainer(CONFIG), []
+    state = jax.vmap(trainer.init)(jax.random.split(jax.random.key(0), 2))
+    step, look = jax.jit(jax.vmap(trainer.step)), jax.jit(jax.vmap(make_collect(CONFIG)))
     for _ in range(2):
-        trajectory = look(state)
-        number, at = np.moveaxis(np.asarray(trajectory.observation), -1, 0)
-        done = np.asarray(trajectory.done)
-        np.testing.assert_array_equal(number[0], under_way)  # it goes on where it stood
-        np.testing.assert_array_equal(number[1:] == number[:-1], ~done[:-1] | (number[1:] == number[:-1]))
-        np.testing.assert_array_equal(at[1:], np.where(done[:-1], 0, at[:-1] + 1))
-        np.testing.assert_array_equal(trajectory.final_observation[..., 1], at + 1)
-        np.testing.assert_array_equal(trajectory.final_observation[..., 0], number)
-        starts = set(number[1:][done[:-1]].tolist())
-        assert done[:-1].sum() > 8
-        assert len(starts) == 3  # of so many episodes each start is the first step of some
-        seen.append(starts)
+        begun, seen = np.asarray(state.env_state.observation), look(state)
+        for seed in range(2):
+            trajectory = jax.tree.map(lambda x, seed=seed: np.asarray(x[seed]), seen)
+            number, at = np.moveaxis(trajectory.observation, -1, 0)
+            done = trajectory.done
+            np.testing.assert_array_equal(number[0], begun[seed, :, 0])  # it goes on where it stood
+            np.testing.assert_array_equal(number[1:] == number[:-1], ~done[:-1] | (number[1:] == number[:-1]))
+            np.testing.assert_array_equal(at[1:], np.where(done[:-1], 0, at[:-1] + 1))
+            np.testing.assert_array_equal(trajectory.final_observation[..., 1], at + 1)
+            np.testing.assert_array_equal(trajectory.final_observation[..., 0], number)
+            starts = set(number[1:][done[:-1]].tolist())
+            assert done[:-1].sum() > 8
+            assert len(starts) == 3  # of so many episodes each start is the first step of some
+            drawn.append(starts)
         state, _ = step(state)
-        np.testing.assert_array_equal(state.env_state.env_state["number"], state.env_state.observation[:, 0])
-        under_way = np.asarray(state.env_state.observation[:, 0])
-    assert seen[0].isdisjoint(seen[1])
+        np.testing.assert_array_equal(state.env_state.env_state["number"], state.env_state.observation[..., 0])
+    assert len(set.union(*drawn)) == 4 * 3
     assert step._cache_size() == 1
 
 

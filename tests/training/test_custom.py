@@ -11,6 +11,7 @@ import jtrpo
 from jtrpo.networks.network import over_sequences
 from jtrpo.networks.recurrent import Sequences
 from jtrpo.tools.checkpoint import Checkpoints
+from jtrpo.training.custom import check_advantages
 from jtrpo.training.trainer import make_collect
 from tests.training.own_networks import KINDS, averaging, networks
 
@@ -113,16 +114,27 @@ WRONG = {
     ),
     "other actions": (
         {"policy_network": jtrpo.Network(INIT, lambda p, x: jtrpo.DiagGaussian(x @ p, x @ p))},
-        r"actions of shape \(3, 2\) for 3 observations; the action space is Discrete",
+        r"returns a DiagGaussian; the action space Discrete\(2\) goes with jtrpo.Categorical\(logits\)$",
     ),
     "another number of actions": (
         {"policy_network": jtrpo.Network(lambda k, x: jnp.zeros((4, 3)), categorical)},
-        r"a Categorical over 3 actions; the action space is Discrete\(2\)",
+        r"a Categorical over 3 choices; the action space is Discrete\(2\)",
     ),
-    "no arrays": ({"policy_network": jtrpo.Network(lambda k, x: {"w": "a"}, categorical)}, r"got str at params\['w'\]"),
+    "no arrays": (
+        {"policy_network": jtrpo.Network(lambda k, x: {"w": "a"}, categorical)},
+        r"policy_network.init must return .*got str at params\['w'\]: keep what is not learned in apply",
+    ),
+    "whole numbers": (
+        {"critic_network": jtrpo.Network(lambda k, x: {"n": jnp.arange(4)}, lambda p, x: x @ p["n"])},
+        r"critic_network.init must return .*floating-point arrays.*got int32\[4\] at params\['n'\]",
+    ),
+    "no parameters": (
+        {"policy_network": jtrpo.Network(lambda k, x: {}, lambda p, x: categorical(jnp.ones((4, 2)), x))},
+        r"policy_network.init must return .*one at least; got {}",
+    ),
     "squashed": (
         {"policy_network": jtrpo.Network(INIT, lambda p, x: jtrpo.TanhGaussian(x @ p, x @ p))},
-        "TanhGaussian goes with 'tanh_gaussian'",
+        r"returns a TanhGaussian; the action space Discrete\(2\) goes with jtrpo.Categorical\(logits\)$",
     ),
     "a column of values": (
         {"critic_network": jtrpo.Network(INIT, lambda p, x: x @ p)},
@@ -134,7 +146,32 @@ WRONG = {
     ),
     "a memory that changes": (
         {"critic_network": jtrpo.Network(INIT_VALUE, lambda p, x, m: (x @ p, x), lambda batch: jnp.zeros(batch))},
-        r"critic_network.apply must return a memory like that",
+        r"critic_network.apply must return a memory like that of critic_network.empty_memory\(3\); "
+        r"got float32\[3, 4\] in place of float32\[3\]$",
+    ),
+    "a memory of another type": (
+        {
+            "critic_network": jtrpo.Network(
+                INIT_VALUE, lambda p, x, m: (x @ p, m + 0.5), lambda batch: jnp.zeros(batch, int)
+            )
+        },
+        r"empty_memory\(3\); got float32\[3\] in place of int32\[3\]$",
+    ),
+    "a memory for one": (
+        {"policy_network": jtrpo.Network(INIT, lambda p, x, m: (categorical(p, x + m), m), lambda batch: jnp.zeros(7))},
+        r"policy_network.empty_memory\(batch\) must return arrays with a leading axis of batch; for 3 got float32\[7\]",
+    ),
+    "a memory that nothing takes": (
+        {"critic_network": jtrpo.Network(INIT_VALUE, one_value, lambda batch: jnp.zeros(batch))},
+        r"critic_network.apply must be .*\(params, observation, memory\).*an empty_memory; got one of \(params, observation\)",
+    ),
+    "a memory from nowhere": (
+        {"policy_network": jtrpo.Network(INIT, lambda p, x, m: (categorical(p, x), m))},
+        r"policy_network.apply must be .*has no empty_memory; got one of \(p, x, m\)",
+    ),
+    "init of one": (
+        {"policy_network": jtrpo.Network(lambda key: jnp.zeros(2), categorical)},
+        r"must be .*got one of \(key\)",
     ),
     "sequences in pieces": ({**OWN, "num_envs": 3, "critic_minibatches": 2}, "sequences stay whole"),
     "a memory of none": ({**OWN, "memory": "gru"}, "memory='gru' is of the built-in networks"),
@@ -143,6 +180,38 @@ WRONG = {
     "two objectives": (
         {"objective": jtrpo.likelihood_ratio, "sampling": "vine", "vine_states": 4, "vine_length": 1},
         "has an objective of its own",
+    ),
+    "an estimator of two": (
+        {"advantage_estimator": lambda r, v: (r, v)},
+        r"advantage_estimator must be a function, \(reward, value, .*gamma, gae_lambda\) -> .*; got one of \(r, v\)",
+    ),
+    "an estimator without ratios": (
+        {"advantage_estimator": lambda r, v, n, e, t, *, gamma, gae_lambda: (r, v), "reuse": 2},
+        r"advantage_estimator must be .*gamma, gae_lambda, ratio\) -> ",
+    ),
+    "an estimator of nothing": (
+        {"advantage_estimator": lambda *all, gamma, gae_lambda: None},
+        r"advantage_estimator must return .* of shape \[8, 4\] each; got NoneType",
+    ),
+    "objective of one": (
+        {"objective": lambda d: 0},
+        r"objective must be a function, \(distribution, batch\).*got one of \(d\)",
+    ),
+    "objective of all": (
+        {"objective": lambda d, batch: batch.advantage.mean()},
+        r"objective must return one floating-point number for each sample, \[B\] = \[32\]; got float32\[\]",
+    ),
+    "on_batch of one": (
+        {"on_batch": lambda batch: batch},
+        r"on_batch must be .*\(batch, state\).*got one of \(batch\)",
+    ),
+    "on_batch of nothing": (
+        {"on_batch": lambda batch, state: None},
+        "on_batch must return a batch like .*; got NoneType",
+    ),
+    "on_batch of whole numbers": (
+        {"on_batch": lambda batch, state: batch._replace(advantage=jnp.sign(batch.advantage).astype(int))},
+        r"on_batch must return .*; got int32\[32\] in place of float32\[32\] at .advantage",
     ),
     "parts of an array": ({"policy_observation": ("state",)}, "policy_observation names parts of a dictionary"),
 }
@@ -174,15 +243,148 @@ def test_estimator_objective_and_batch_are_those_given():
 
 
 @pytest.mark.parametrize(
-    "wrong", [lambda r: (r.T, r.T), lambda r: r, lambda r: (r.astype(int), r), lambda r: (r[:1], r)]
+    ("wrong", "got"),
+    [
+        (lambda r: (r.T, r.T), r"\(float32\[4, 8\], float32\[4, 8\]\)"),
+        (lambda r: r, r"float32\[8, 4\]"),
+        (lambda r: (r.astype(int), r), r"\(int32\[8, 4\], float32\[8, 4\]\)"),
+        (lambda r: (r, r, r), r"\(float32.*, float32.*, float32.*\)"),
+        (lambda r: (r, None), r"\(float32\[8, 4\], NoneType\)"),
+    ],
 )
-def test_an_estimator_of_another_shape_is_told(wrong):
-    def estimator(reward, *others, gamma, gae_lambda):
-        return wrong(reward)
+def test_an_estimator_of_another_shape_is_told(wrong, got):
+    with pytest.raises(ValueError, match=r"advantage_estimator must return .* of shape \[8, 4\] each; got " + got):
+        check_advantages(wrong(jnp.zeros((8, 4))), (8, 4))
 
-    train = jtrpo.make_train(config(hidden_sizes=(8,), advantage_estimator=estimator))
-    with pytest.raises(ValueError, match=r"advantage_estimator must return .* of shape \[8, 4\] each; got"):
-        jax.eval_shape(train, jax.random.key(0))
+
+class Asked:
+    """An environment of which only the spaces are asked."""
+
+    observation_space = spaces.Box(-1.0, 1.0, (4,))
+
+    def __init__(self, action_space):
+        self.action_space = action_space
+
+    def reset(self, key):
+        raise AssertionError
+
+    def step(self, key, state, action):
+        raise AssertionError
+
+
+COIN, MANY, FLAGS, ARM = (
+    spaces.Discrete(2),
+    spaces.MultiDiscrete([2, 3]),
+    spaces.MultiBinary(3),
+    spaces.Box(-1.0, 1.0, (2,)),
+)
+BOTH = spaces.Dict({"a": COIN, "b": ARM})
+gaussian = lambda x: jtrpo.DiagGaussian(x[:, :2], x[:, 2:])  # noqa: E731
+tanh = lambda x: jtrpo.TanhGaussian(x[:, :2], x[:, 2:])  # noqa: E731
+gsde = lambda x: jtrpo.StateDependentNoise(x[:, :2], x, jnp.zeros((4, 2)))  # noqa: E731
+coin = lambda x: jtrpo.Categorical(x[:, :2])  # noqa: E731
+
+
+class Biased:
+    """A distribution of another library: a categorical one."""
+
+    def __init__(self, logits):
+        for name in ("sample", "log_prob", "entropy", "mode", "kl"):
+            setattr(self, name, getattr(jtrpo.Categorical(logits), name))
+
+
+def agent_with(distribution, space, kind):
+    apply = lambda params, observation: distribution(observation * params[None])  # noqa: E731
+    network = jtrpo.Network(lambda key, observation: jnp.ones(4), apply)
+    jtrpo.make_agent(jtrpo.TrainConfig(Asked(space), policy_network=network, box_distribution=kind))
+
+
+FIT = {
+    "parts": (lambda x: jtrpo.Product((tanh(x), coin(x))), spaces.Tuple([ARM, COIN]), "tanh_gaussian"),
+    "no box to squash": (coin, COIN, "tanh_gaussian"),
+    "noise that depends on the state": (gaussian, ARM, "state_dependent_gaussian"),
+    "held noise": (gsde, ARM, "gsde"),
+    "flags as choices": (lambda x: jtrpo.MultiCategorical((x[:, :2],) * 3), FLAGS, "gaussian"),
+    "another library's": (lambda x: Biased(x[:, :3]), COIN, "gaussian"),
+}
+
+
+@pytest.mark.parametrize("name", FIT)
+def test_a_policy_that_fits_its_actions_passes(name):
+    agent_with(*FIT[name])
+
+
+UNFIT = {
+    "logits": (
+        lambda x: x[:, :2],
+        COIN,
+        "gaussian",
+        r"a distribution, jtrpo.Categorical\(logits\) for .*got float32\[3, 2\]",
+    ),
+    "many logits": (
+        lambda x: (x[:, :2], x[:, 1:]),
+        MANY,
+        "gaussian",
+        r"jtrpo.MultiCategorical\(logits\) for .*; got tuple",
+    ),
+    "a mean": (
+        lambda x: x[:, :2],
+        ARM,
+        "gsde",
+        r"jtrpo.StateDependentNoise\(mean, features, log_scale\) for .*; got float32",
+    ),
+    "parts": (
+        lambda x: {"a": coin(x), "b": gaussian(x)},
+        BOTH,
+        "gaussian",
+        r"jtrpo.Product\({'a': jtrpo.Categorical\(logits\), 'b': jtrpo.DiagGaussian\(mean, log_std\)}\) for .*; got dict",
+    ),
+    "logits of a part": (
+        lambda x: jtrpo.Product({"a": x[:, :2], "b": gaussian(x)}),
+        BOTH,
+        "gaussian",
+        r"for the part \['a'\], returns float32\[3, 2\]; the action space Discrete\(2\) goes with jtrpo.Categorical\(logits\)",
+    ),
+    "other parts": (
+        lambda x: jtrpo.Product({"a": coin(x)}),
+        BOTH,
+        "gaussian",
+        r"returns distributions of \['a'\]; .*parts \['a', 'b'\]",
+    ),
+    "choices of a part": (
+        lambda x: jtrpo.Product({"a": jtrpo.Categorical(x), "b": gaussian(x)}),
+        BOTH,
+        "gaussian",
+        r"for the part \['a'\], returns a Categorical over 4 choices; the action space is Discrete\(2\)",
+    ),
+    "many choices": (
+        lambda x: jtrpo.MultiCategorical((x[:, :2], x[:, :2])),
+        MANY,
+        "gaussian",
+        r"2 x 2 choices; .*MultiDiscrete\(\[2 3\]\)",
+    ),
+    "flags": (lambda x: jtrpo.Bernoulli(x), FLAGS, "gaussian", r"Bernoulli over 4 choices; .* is MultiBinary\(3\)"),
+    "held noise of no state": (
+        gaussian,
+        ARM,
+        "gsde",
+        r"a DiagGaussian; .* goes with jtrpo.StateDependentNoise\(.*\) where box_distribution is 'gsde'",
+    ),
+    "noise that is not held": (gsde, ARM, "gaussian", r"a StateDependentNoise; .*DiagGaussian.* is 'gaussian'"),
+    "not squashed": (
+        lambda x: jtrpo.Product({"a": coin(x), "b": gaussian(x)}),
+        BOTH,
+        "tanh_gaussian",
+        r"for the part \['b'\], returns a DiagGaussian; .* goes with jtrpo.TanhGaussian",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNFIT)
+def test_a_policy_that_does_not_fit_its_actions_is_told_what_does(name):
+    *given, message = UNFIT[name]
+    with pytest.raises((TypeError, ValueError), match=message):
+        agent_with(*given)
 
 
 class Privileged:
@@ -219,10 +421,27 @@ def test_policy_and_critic_see_their_parts(shared):
     assert not policy["hidden"].any()
     assert policy["seen"].any()
     assert bool(critic["hidden"].any()) != shared
-    with pytest.raises(
-        ValueError, match=r"policy_observation must name at least one of \['hidden', 'seen'\]; got \('sen',\)"
-    ):
-        jtrpo.TrainConfig(Privileged(), policy_observation=("sen",))
+
+
+class Masked(Privileged):
+    observation_space = spaces.Dict({**Privileged.observation_space.spaces, "action_mask": spaces.MultiBinary(2)})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"policy_observation": ("sen",)}, r"at least one of \['hidden', 'seen'\], each once; got \('sen',\)"),
+        ({"critic_observation": ("seen", "seen")}, r"critic_observation must name .*each once; got \('seen', 'seen'\)"),
+        (
+            {"policy_observation": ("seen", "action_mask")},
+            r"policy_observation cannot name 'action_mask', .* leave it out",
+        ),
+        ({"critic_observation": ("hidden",), "shared_torso": True}, r"critic_observation=\('hidden',\) has no effect"),
+    ],
+)
+def test_parts_that_cannot_be_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        jtrpo.TrainConfig(Masked(), **settings)
 
 
 @pytest.mark.slow

@@ -119,6 +119,30 @@ def test_names_that_cannot_be_are_refused(settings, error, message):
         jtrpo.TrainConfig("CartPole-v1", **settings)
 
 
+class Named(Told):
+    def __init__(self, action_space, *names):
+        super().__init__(action_space)
+        self.names = names
+
+    def step(self, key, state, action):
+        return super().step(key, state, action)._replace(metrics=dict.fromkeys(self.names, 1.0))
+
+
+@pytest.mark.parametrize("name", ["x velocity", "", "a,b", 1])
+def test_names_of_an_environment_that_cannot_be_columns_are_told_as_its_own(name):
+    with pytest.raises((TypeError, ValueError), match=rf"the environment's EnvStep.metrics must have .*got {name!r}"):
+        own_numbers(Named(probes.DISCRETE, "fine", name))
+
+
+def test_names_that_change_are_told():
+    state = jax.eval_shape(lambda: reset(Named(probes.DISCRETE), jax.random.key(0), 3, (), ("speed", "success")))
+    run = lambda state: collect(Named(probes.DISCRETE, "speed"), uniform, state, jax.random.key(0), 5)  # noqa: E731
+    with pytest.raises(
+        ValueError, match=r"EnvStep.metrics .* same names .*\['success'\] .* missing in one that has \['speed'\]"
+    ):
+        jax.eval_shape(run, state)
+
+
 def test_no_episode_gives_nan_under_every_name():
     totals = jtrpo.training.episodes.no_episodes(2, np, np.zeros((2, 3)), {"x": None})
     summary = summarize(totals)

@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from jtrpo.envs.actions import environment_action
 from jtrpo.envs.gymnasium import HostEnvironment, batch_example
 from jtrpo.training.config import TrainConfig, check_config
+from jtrpo.training.custom import try_own_functions
 from jtrpo.training.episodes import EpisodeSummary
 from jtrpo.training.evaluation import check_evaluate
 from jtrpo.training.host.collect import collect_on_host, play_on_host
@@ -79,6 +80,7 @@ def make_host_trainer(config: TrainConfig) -> HostTrainer:
     if not isinstance(environment, HostEnvironment):
         raise ValueError(f"env={config.env!r} can be compiled as a whole: use jtrpo.make_train or jtrpo.make_trainer")
     training = _HostTraining(config, environment, make_learner(config))
+    try_own_functions(config, training.update)
     return HostTrainer(training.init, training.step, training.evaluate, training.compile, training.close)
 
 
@@ -204,6 +206,11 @@ class _HostTraining:
         num_envs, cost = self.config.num_envs, self.config.env_cost
         episodes = EpisodeCounts(num_envs, self.config.env_metrics, cost is not None).summary()
         return self._learn(state, self.empty_trajectory(state), episodes)[1]
+
+    def update(self, key: PRNGKeyArray) -> tuple[TrainState, Metrics]:
+        """The first one, on shapes alone."""
+        state, nothing = self.begin(key, Hyperparams()), ()
+        return self.learner.learn(state, self.empty_trajectory(state), nothing)  # type: ignore[arg-type]
 
     def close(self) -> None:
         self.live.close()
