@@ -47,7 +47,7 @@ def random_returns(config: jtrpo.TrainConfig, key: PRNGKeyArray) -> Array:
         jax.vmap(lambda key: uniform_action(space, key))(jax.random.split(key, EPISODES)),
         memory,
     )
-    return play_episodes(config.environment, draw, key, EPISODES, 10_000)
+    return play_episodes(config.environment, draw, key, EPISODES, 10_000).return_sum
 
 
 def row(env: str, steps: int, seeds: int) -> dict:

@@ -159,10 +159,8 @@ def check_callable(name: str, value: Any, form: str, takes: int | None = None, k
         raise TypeError(f"{name} must be a function, {form}; got {shown(value)}")
     if takes is None:
         return
-    try:
-        signature = inspect.signature(
-            value, follow_wrapped=False
-        )  # a wrapper may take other arguments than what it wraps
+    try:  # of the function itself: a wrapper may take other arguments than what it wraps
+        signature = inspect.signature(value, follow_wrapped=False)
     except (TypeError, ValueError):
         return  # it does not tell
     try:
@@ -210,7 +208,7 @@ def check_same_form(what: str, tree: PyTree, like: PyTree) -> PyTree:
         tree: what was returned.
         like: what it must be like.
     """
-    structure, wanted = jax.tree.structure(tree), jax.tree.structure(like)
+    structure, wanted = str(jax.tree.structure(tree)), str(jax.tree.structure(like))
     if structure != wanted:
         differ = f"{structure} in place of {wanted}" if type(tree) is type(like) else kind_of(tree)
         raise ValueError(f"{what}; got {differ}")

@@ -92,6 +92,7 @@ class EvaluatedResult(NamedTuple):
         best_state: the state with the highest evaluation return.
         best_return: that return.
         returns: mean return of each evaluation, ``[evaluations]``.
+        episodes: the episodes of each evaluation, as in :class:`Metrics`, ``[evaluations]`` each.
     """
 
     state: TrainState
@@ -99,6 +100,7 @@ class EvaluatedResult(NamedTuple):
     best_state: TrainState
     best_return: Float[Array, ""]
     returns: Float[Array, " evaluations"]
+    episodes: EpisodeSummary
 
 
 def check_state(state: Any) -> None:

@@ -18,7 +18,7 @@ from jtrpo.envs.protocol import Environment, time_limit
 from jtrpo.envs.reset_pool import ResetPool
 from jtrpo.training.config import TrainConfig, check_config
 from jtrpo.training.custom import try_own_functions
-from jtrpo.training.episodes import EpisodeSummary
+from jtrpo.training.episodes import EpisodeSummary, no_episodes, summarize
 from jtrpo.training.evaluation import check_evaluate, play_episodes
 from jtrpo.training.hyperparams import Hyperparams, check_hyperparams
 from jtrpo.training.keys import keys_for
@@ -46,12 +46,13 @@ class Trainer(NamedTuple):
     Attributes:
         init: ``(key, hyperparams=Hyperparams()) -> TrainState``.
         step: ``(state) -> (state, Metrics)``: one update.
-        evaluate: ``(state, key, num_episodes=128, *, deterministic=True) -> returns``, undiscounted, ``[num_episodes]``.
+        evaluate: ``(state, key, num_episodes=128, *, deterministic=True, summary=False) -> returns``, undiscounted,
+            ``[num_episodes]``; with ``summary`` ``(returns, episodes)``, their numbers as in ``Metrics.episode``.
     """
 
     init: Callable[..., TrainState]
     step: Callable[[TrainState], tuple[TrainState, Metrics]]
-    evaluate: Callable[..., Float[Array, " num_episodes"]]
+    evaluate: Callable[..., Any]
 
 
 def make_trainer(config: TrainConfig) -> Trainer:
@@ -139,23 +140,29 @@ def make_train(
     updates = np.arange(1, config.num_updates + 1)
     due = (updates % evaluate_every == 0) | (updates == config.num_updates)
 
-    def evaluate(state: TrainState) -> Float[Array, ""]:
+    def evaluate(state: TrainState) -> tuple[Float[Array, ""], EpisodeSummary]:
         (key,) = keys_for(state.key, "evaluation in training")
-        return trainer.evaluate(state, key, evaluation_episodes).mean()
+        returns, episodes = trainer.evaluate(state, key, evaluation_episodes, summary=True)
+        return returns.mean(), episodes
+
+    def no_evaluation(state: TrainState) -> tuple[Float[Array, ""], EpisodeSummary]:
+        own = (state.env_state.episode_cost, state.env_state.episode_metrics)
+        return -jnp.full((), jnp.inf), summarize(no_episodes(config.num_envs, jnp, *own))
 
     def evaluated_step(carry: tuple, due: Array) -> tuple[tuple, tuple]:
         state, best, most = carry
         state, metrics = step(state)
         # `due` is the same for every seed, so that this stays a branch under vmap.
-        score = jax.lax.cond(due, evaluate, lambda state: jnp.full_like(most, -jnp.inf), state)
+        score, episodes = jax.lax.cond(due, evaluate, no_evaluation, state)
         best = jax.tree.map(partial(jnp.where, score > most), state, best)
-        return (state, best, jnp.where(score > most, score, most)), (metrics, score)
+        return (state, best, jnp.where(score > most, score, most)), (metrics, score, episodes)
 
     def evaluated_train(key: PRNGKeyArray, hyperparams: Hyperparams = Hyperparams()) -> EvaluatedResult:
         state = trainer.init(key, hyperparams)
         start = (state, state, jnp.asarray(-jnp.inf, float))
-        (state, best, most), (metrics, scores) = jax.lax.scan(evaluated_step, start, jnp.asarray(due))
-        return EvaluatedResult(state, metrics, best, most, scores[np.flatnonzero(due)])
+        (state, best, most), (metrics, *evaluated) = jax.lax.scan(evaluated_step, start, jnp.asarray(due))
+        returns, episodes = jax.tree.map(lambda x: x[np.flatnonzero(due)], evaluated)
+        return EvaluatedResult(state, metrics, best, most, returns, episodes)
 
     return evaluated_train
 
@@ -235,8 +242,9 @@ class _Training:
         *,
         deterministic: bool = True,
         max_steps: int = 10_000,
-    ) -> Float[Array, " num_episodes"]:
-        check_evaluate(state, num_episodes, deterministic, max_steps)
+        summary: bool = False,
+    ) -> Any:
+        check_evaluate(state, num_episodes, deterministic, max_steps, summary)
         config, agent = self.config, self.learner.agent
 
         def actor(observation: PyTree, memory: PyTree, key: PRNGKeyArray) -> tuple[PyTree, PyTree]:
@@ -244,7 +252,7 @@ class _Training:
             return distribution.mode() if deterministic else distribution.sample(key), memory
 
         (key,) = keys_for(key, "evaluation")
-        returns = play_episodes(
+        played = play_episodes(
             self.environment,
             actor,
             key,
@@ -253,10 +261,12 @@ class _Training:
             agent.empty_memory(num_episodes),
             config.squash,
             config.noise_interval,
+            *(self.own_numbers if summary else ()),
         )
+        result = (played.return_sum, summarize(played)) if summary else played.return_sum
         if config.mesh is not None:
-            returns = jax.lax.with_sharding_constraint(returns, shardings(config.mesh, returns, PartitionSpec()))
-        return returns
+            result = jax.lax.with_sharding_constraint(result, shardings(config.mesh, result, PartitionSpec()))
+        return result
 
 
 def _training(config: TrainConfig) -> _Training:

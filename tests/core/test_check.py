@@ -98,7 +98,9 @@ def wrapped(a, b):
     """Takes other arguments than what it wraps."""
 
 
-@pytest.mark.parametrize("function", [wrapped, jax.jit(wrapped), max, lambda *all: None, lambda a, b, c=0: None])
+@pytest.mark.parametrize(
+    "function", [wrapped, jax.jit(lambda a, b: None), max, lambda *all: None, lambda a, b, c=0: None]
+)
 def test_a_function_that_takes_its_arguments_passes(function):
     check_callable("f", function, "(a, b)", takes=2)
 

@@ -433,9 +433,9 @@ CALLS = {
     "status in text": (search, (), {"initial_status": "kl"}, TypeError, ["initial_status must be", "'kl'"]),
     "status is a truth value": (search, (), {"initial_status": False}, TypeError, ["initial_status must be", "False"]),
     "one number": (update, (), {"objective": lambda d, b: jnp.mean(b.advantage)}, ValueError, ["objective must", "float32[]"]),
-    "whole numbers": (update, (), {"objective": lambda d, b: b.action}, ValueError, ["floating-point", "got int32[4]"]),
+    "whole numbers": (update, (), {"objective": lambda d, b: b.action}, ValueError, ["objective must", "got int32[4]"]),
     "no values": (update, (), {"objective": lambda d, b: None}, ValueError, ["objective must", "got NoneType"]),
-    "of one argument": (update, (), {"objective": lambda d: 0.0}, TypeError, ["(distribution, batch)", "got one of (d)"]),
+    "of one argument": (update, (), {"objective": lambda d: 0.0}, TypeError, ["objective must be", "got one of (d)"]),
     "column": (update, (), {"objective": lambda d, b: b.advantage[:, None]}, ValueError, ["objective must return", "[4, 1]"]),
     "class": (update, (PARAMS, BATCH, lambda p, o: jtrpo.Categorical), {}, TypeError, ["policy(params, observation) must"]),
     "acting's kind": (

@@ -193,7 +193,7 @@ def test_evaluation_goes_on_with_all_where_it_cannot_begin_anew_in_some():
     env = Vector([lambda: probes.Counting(100), lambda: probes.Counting(4)], autoreset_mode=AutoresetMode.SAME_STEP)
     live = LiveEnvironments(lambda num_envs: env)
     live.begin(jax.random.key(0), 2)
-    returns = play_on_host(live, act, lambda batch: (), 4, 6)
+    returns = play_on_host(live, act, lambda batch: (), 4, 6).return_sum
     # Cut after six steps: the second's episode that had begun two steps before is left out.
     assert returns.tolist() == [0 + 1 + 2 + 3 + 4 + 5, 100 * 6 + 15, 0 + 1 + 2 + 3, 200 * 4 + 6]
 

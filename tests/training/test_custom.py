@@ -114,7 +114,7 @@ WRONG = {
     ),
     "other actions": (
         {"policy_network": jtrpo.Network(INIT, lambda p, x: jtrpo.DiagGaussian(x @ p, x @ p))},
-        r"returns a DiagGaussian; the action space Discrete\(2\) goes with jtrpo.Categorical\(logits\)$",
+        r"returns a DiagGaussian; the action space Discrete\(2\) goes with jtrpo.Categorical\(logits\)(\n|$)",
     ),
     "another number of actions": (
         {"policy_network": jtrpo.Network(lambda k, x: jnp.zeros((4, 3)), categorical)},
@@ -134,7 +134,7 @@ WRONG = {
     ),
     "squashed": (
         {"policy_network": jtrpo.Network(INIT, lambda p, x: jtrpo.TanhGaussian(x @ p, x @ p))},
-        r"returns a TanhGaussian; the action space Discrete\(2\) goes with jtrpo.Categorical\(logits\)$",
+        r"returns a TanhGaussian; the action space Discrete\(2\) goes with jtrpo.Categorical\(logits\)(\n|$)",
     ),
     "a column of values": (
         {"critic_network": jtrpo.Network(INIT, lambda p, x: x @ p)},
@@ -147,7 +147,7 @@ WRONG = {
     "a memory that changes": (
         {"critic_network": jtrpo.Network(INIT_VALUE, lambda p, x, m: (x @ p, x), lambda batch: jnp.zeros(batch))},
         r"critic_network.apply must return a memory like that of critic_network.empty_memory\(3\); "
-        r"got float32\[3, 4\] in place of float32\[3\]$",
+        r"got float32\[3, 4\] in place of float32\[3\](\n|$)",
     ),
     "a memory of another type": (
         {
@@ -155,7 +155,7 @@ WRONG = {
                 INIT_VALUE, lambda p, x, m: (x @ p, m + 0.5), lambda batch: jnp.zeros(batch, int)
             )
         },
-        r"empty_memory\(3\); got float32\[3\] in place of int32\[3\]$",
+        r"empty_memory\(3\); got float32\[3\] in place of int32\[3\](\n|$)",
     ),
     "a memory for one": (
         {"policy_network": jtrpo.Network(INIT, lambda p, x, m: (categorical(p, x + m), m), lambda batch: jnp.zeros(7))},

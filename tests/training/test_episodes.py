@@ -6,6 +6,7 @@ import pytest
 import jtrpo
 from jtrpo.envs.metrics import own_numbers
 from jtrpo.training.episodes import summarize
+from jtrpo.training.evaluation import play_episodes
 from jtrpo.training.rollout import collect, reset
 from tests import probes
 
@@ -78,6 +79,25 @@ def test_means_sums_last_values_and_costs_are_those_of_a_plain_loop_over_the_epi
         assert all(x.shape == () for x in jax.tree.leaves(summary))
 
 
+def test_an_evaluation_has_the_same_numbers_and_no_more_steps_than_each_episode():
+    env = Told(probes.DISCRETE)
+    act = lambda observation, memory, key: (jnp.zeros(observation.shape[:1], int), memory)  # noqa: E731
+    played = jax.jit(lambda key: play_episodes(env, act, key, 6, 10, (), False, 1, *own_numbers(env)))(
+        jax.random.key(0)
+    )
+    length = np.asarray(played.length_sum)
+    assert len(set(length.tolist())) > 2
+    np.testing.assert_array_equal(played.return_sum, length)
+    np.testing.assert_allclose(played.metrics["speed"].sum, length * length * (length + 1) / 2)
+    np.testing.assert_allclose(played.metrics["speed"].mean, length * (length + 1) / 2)
+    np.testing.assert_array_equal(played.metrics["speed"].last, length**2)
+    np.testing.assert_array_equal(played.metrics["is_success"].last, length == 3)
+    np.testing.assert_array_equal(played.cost_sum, np.stack([length * (length - 1) / 2, 10 * length**2], axis=1))
+    summary = summarize(played)
+    assert int(summary.finished) == 6
+    np.testing.assert_allclose(summary.metrics["is_success"].last, np.mean(length == 3))
+
+
 def test_a_scalar_cost_is_one_number_and_named_metrics_are_all_that_is_reported():
     ((trajectory, summary),) = collections(Scalar(probes.DISCRETE), ("is_success",), number=1)
     assert trajectory.cost.shape == (5, 3)
@@ -99,6 +119,10 @@ def test_the_numbers_of_gymnax_come_by_name_under_vmap_and_a_wrong_name_is_told_
     discount = episode.metrics["discount"]  # 1, and 0 where the pole falls
     np.testing.assert_allclose(discount.sum, episode.length_mean - 1, rtol=1e-6)
     np.testing.assert_array_equal(discount.last, 0.0)
+    evaluated = jax.eval_shape(
+        jax.vmap(jtrpo.make_train(config, evaluate_every=2)), jax.random.split(jax.random.key(0), 3)
+    )
+    assert evaluated.episodes.metrics["discount"].last.shape == evaluated.returns.shape == (3, 1)
     with pytest.raises(ValueError, match=r"env_metrics names 'sucess', which GymnaxEnv.*CartPole.*gives discount"):
         jtrpo.make_train(jtrpo.TrainConfig("CartPole-v1", env_metrics=("sucess",)))
     with pytest.raises(ValueError, match=r"env_cost='cost' is for environments of Gymnasium.*EnvStep\.cost"):

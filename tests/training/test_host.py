@@ -135,13 +135,14 @@ def test_an_environment_that_shows_nan_begins_anew():
 
 @pytest.mark.parametrize("mode", MODES)
 def test_evaluation_plays_whole_episodes_and_as_many_in_each_environment_as_were_fixed_beforehand(mode):
-    returns = play_on_host(live((2, 3), mode), act, lambda batch: (), 5, 100)
+    returns = play_on_host(live((2, 3), mode), act, lambda batch: (), 5, 100).return_sum
     # Two of the first environment, three of the second, whose episodes are longer.
     assert returns.tolist() == [0 + 1, 100 + 101, 0 + 1 + 2, 100 + 101 + 102, 200 + 201 + 202]
 
 
 def test_an_endless_episode_counts_with_its_return_so_far():
-    assert play_on_host(live((1000,), AutoresetMode.SAME_STEP), act, lambda batch: (), 2, 3).tolist() == [3, 303]
+    played = play_on_host(live((1000,), AutoresetMode.SAME_STEP), act, lambda batch: (), 2, 3)
+    assert played.return_sum.tolist() == [3, 303]
 
 
 SMALL = {"num_envs": 2, "num_steps": 18, "total_timesteps": 108, "hidden_sizes": (4,), "critic_minibatches": 1}
@@ -183,12 +184,16 @@ def test_numbers_of_info_are_reported_and_a_cost_recorded():
         informed((4, 4), AutoresetMode.SAME_STEP), env_metrics=("is_success", "t"), env_cost="t", **SMALL
     )
     trainer = jtrpo.make_host_trainer(config)
-    _, metrics = trainer.step(trainer.init(jax.random.key(1)))
+    state, metrics = trainer.step(trainer.init(jax.random.key(1)))
     assert jax.tree.structure(metrics) == jax.tree.structure(trainer.compile())
     told = metrics.episode.metrics  # of episodes 0 to 3 in both
     assert [float(x) for x in told["t"]] == [2.5, 10.0, 4.0]
     assert [float(x) for x in told["is_success"]] == [1.5 / 4, 1.5, 1.5]
     assert float(metrics.episode.cost_mean) == 10.0
+    returns, episodes = trainer.evaluate(state, jax.random.key(0), 3, summary=True)
+    assert float(episodes.return_mean) == returns.mean()
+    assert [float(x) for x in episodes.metrics["t"]] == [2.5, 10.0, 4.0]
+    assert float(episodes.cost_mean) == 10.0
     wrong = dataclasses.replace(config, env_metrics=("success",))
     trainer = jtrpo.make_host_trainer(wrong)
     with pytest.raises(ValueError, match=r"'success'.*gives t, is_success"):

@@ -261,5 +261,7 @@ def test_a_late_first_reward_harms_nothing(x64):
 def test_the_best_state_of_each_seed_comes_back(mapped):
     assert mapped.returns.shape == (4, CONFIG.num_updates)
     np.testing.assert_array_equal(mapped.best_return, mapped.returns.max(axis=1))
+    np.testing.assert_allclose(mapped.episodes.return_mean, mapped.returns, rtol=1e-6)
+    np.testing.assert_array_equal(mapped.episodes.length_mean, mapped.returns)  # CartPole's reward is one a step
     np.testing.assert_array_equal(mapped.best_state.update, mapped.returns.argmax(axis=1) + 1)
     assert len(set(mapped.best_state.update.tolist())) > 1

@@ -36,16 +36,23 @@ class Evaluate:
         trainer = trainer_for(config)
         evaluate = trainer.evaluate
         if not isinstance(trainer, HostTrainer):
-            evaluate = jax.jit(evaluate, static_argnums=2, static_argnames="deterministic")
+            evaluate = jax.jit(evaluate, static_argnums=2, static_argnames=("deterministic", "summary"))
         result: dict[str, Any] = {"env": config.env, "update": restored.update, "episodes": self.episodes}
+        own: dict[str, float] = {}
         for name, deterministic in (("deterministic", True), ("stochastic", False)):
             key = jax.random.key(self.seed)
-            returns = evaluate(restored.state, key, self.episodes, deterministic=deterministic)
+            returns, played = evaluate(restored.state, key, self.episodes, deterministic=deterministic, summary=True)
             result |= {f"{name}_return": float(returns.mean()), f"{name}_std": float(returns.std())}
+            numbers = {"cost_mean": played.cost_mean, "metrics": played.metrics}
+            for path, value in jax.tree_util.tree_leaves_with_path(numbers):
+                own[f"{name}_{jax.tree_util.keystr(path, simple=True, separator='.')}"] = float(value)
+        if self.json:
+            print(json.dumps(result | own))
+            return
         print(
-            json.dumps(result)
-            if self.json
-            else f"{config.env}, after {restored.update} updates, {self.episodes} episodes: return "
+            f"{config.env}, after {restored.update} updates, {self.episodes} episodes: return "
             f"{result['deterministic_return']:.1f} +- {result['deterministic_std']:.1f} with the most likely actions, "
             f"{result['stochastic_return']:.1f} +- {result['stochastic_std']:.1f} with sampled ones"
         )
+        for name, value in own.items():
+            print(f"{name}: {value:.4g}")

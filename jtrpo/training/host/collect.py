@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
-from jtrpo.training.episodes import EpisodeSummary
+from jtrpo.training.episodes import EpisodeSummary, EpisodeTotals, add_finished, no_episodes
 from jtrpo.training.host.environments import LiveEnvironments
 from jtrpo.training.rollout import Trajectory, finite, reset_memory, staggered_resets
 
@@ -68,8 +68,8 @@ def _write(trajectory: Trajectory, row: np.ndarray, env: np.ndarray, record: tup
 
 def play_on_host(
     live: LiveEnvironments, act: Act, empty_memory: Callable[[int], PyTree], num_episodes: int, max_steps: int
-) -> Float[np.ndarray, " num_episodes"]:
-    """Undiscounted returns of whole episodes in environments that have just begun.
+) -> EpisodeTotals:
+    """Play whole episodes in environments that have just begun: the totals of one each.
 
     Each environment plays a number of episodes that is fixed beforehand, so that short ones do not count more often.
 
@@ -85,24 +85,26 @@ def play_on_host(
     """
     num_envs = len(live.episodes.returns)
     wanted = (num_episodes + np.arange(num_envs)) // num_envs
-    played: list[list[float]] = [[] for _ in range(num_envs)]
-    total, length = np.zeros(num_envs), np.zeros(num_envs, int)
+    played: list[list[tuple]] = [[] for _ in range(num_envs)]
     memory, step = empty_memory(num_envs), 0
     while any(len(returns) < most for returns, most in zip(played, wanted, strict=True)):
         *_, to_environment, memory = act(observation=live.observation, memory=memory, step=step)
         result = live.step(jax.device_get(to_environment))
-        total += np.where(result.acted, result.reward, 0.0)
-        length += result.acted
+        live.episodes.count(result)
         done = result.terminated | result.truncated
-        endless = ~done & (length >= max_steps)
+        endless = ~done & (live.episodes.lengths >= max_steps)
         for env in np.flatnonzero(done | endless):
             if len(played[env]) < wanted[env]:
-                played[env].append(float(total[env]))
+                last = {name: result.metrics[name][env] for name in live.episodes.metrics}
+                played[env].append((*live.episodes.under_way(int(env)), last))
         begun = done | (live.reset_where(endless) if endless.any() else endless)
-        total[begun], length[begun] = 0.0, 0
+        live.episodes.reset_where(begun)
         memory = reset_memory_on_host(memory, begun | ~result.acted)
         step += 1
-    return np.array([each for returns in played for each in returns], jax.dtypes.canonicalize_dtype(float))
+    every = jax.tree.map(lambda *each: np.stack(each), *[episode for episodes in played for episode in episodes])
+    returns, lengths, cost, sums, last = every
+    none, ended = no_episodes(num_episodes, np, cost, sums), np.ones(num_episodes, bool)
+    return add_finished(none, ended, returns, lengths, np, cost, sums, last)  # type: ignore[arg-type]
 
 
 def reset_memory_on_host(memory: PyTree, done: Bool[np.ndarray, " N"], seen: PyTree = ()) -> PyTree:

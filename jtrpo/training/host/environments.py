@@ -22,17 +22,25 @@ class EpisodeCounts:
         self.cost: Any = np.zeros(num_envs) if has_cost else ()
         self._totals = self._none()
 
-    def add(self, result: HostStep) -> None:
-        """Count a step."""
+    def count(self, result: HostStep) -> None:
+        """Add a step to the episodes under way."""
         self.returns += np.where(result.acted, result.reward, 0.0)
         self.lengths += result.acted
         pairs = [(self.metrics[name], result.metrics[name]) for name in self.metrics]
         for total, value in [*pairs, *([] if isinstance(self.cost, tuple) else [(self.cost, result.cost)])]:
             total += np.where(result.acted, value, 0.0)
+
+    def add(self, result: HostStep) -> None:
+        """Count a step, and the episodes that end with it."""
+        self.count(result)
         done: Any = result.terminated | result.truncated
         returns, lengths, sums, last = self.returns, self.lengths, self.metrics, result.metrics
         self._totals = add_finished(self._totals, done, returns, lengths, np, self.cost, sums, last)  # type: ignore[arg-type]
         self.reset_where(done)
+
+    def under_way(self, env: int) -> tuple:
+        """Return, length, cost and sums of the metrics of one environment's episode."""
+        return jax.tree.map(lambda x: x[env], (self.returns, self.lengths, self.cost, self.metrics))
 
     def reset_where(self, which: Bool[np.ndarray, " N"]) -> None:
         """Begin to count anew in some environments."""
@@ -78,13 +86,14 @@ class LiveEnvironments:
         self._metrics, self._cost = metrics, cost
         self._owner: np.ndarray | None = None
 
-    def begin(self, key: PRNGKeyArray, num_envs: int) -> None:
-        """Begin an episode in every environment; the key is consumed."""
+    def begin(self, key: PRNGKeyArray, num_envs: int, check_names: bool = False) -> None:
+        """Begin an episode in every environment, once made with a look for the numbers by name; the key is consumed."""
         seed = int(jax.random.randint(key, (), 0, 2**30))
         if self.vector is None:
             assert self._make is not None
             vector = HostVector(self._make(num_envs), self._metrics, self._cost)
-            vector.check_names(seed)
+            if check_names:
+                vector.check_names(seed)
             self.vector = vector
         self.observation = self.vector.reset(seed)
         self.episodes = EpisodeCounts(self.vector.num_envs, self._metrics, self._cost is not None)

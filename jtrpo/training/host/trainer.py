@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from jtrpo.envs.actions import environment_action
 from jtrpo.envs.gymnasium import HostEnvironment, batch_example
 from jtrpo.training.config import TrainConfig, check_config
 from jtrpo.training.custom import try_own_functions
-from jtrpo.training.episodes import EpisodeSummary
+from jtrpo.training.episodes import EpisodeSummary, summarize
 from jtrpo.training.evaluation import check_evaluate
 from jtrpo.training.host.collect import collect_on_host, play_on_host
 from jtrpo.training.host.environments import EpisodeCounts, LiveEnvironments
@@ -37,15 +37,15 @@ class HostTrainer(NamedTuple):
     Attributes:
         init: ``(key, hyperparams=Hyperparams()) -> TrainState``.
         step: ``(state) -> (state, Metrics)``: one update.
-        evaluate: ``(state, key, num_episodes=128, *, deterministic=True) -> returns``, undiscounted, ``[num_episodes]``, in
-            environments of its own.
+        evaluate: ``(state, key, num_episodes=128, *, deterministic=True, summary=False) -> returns``, undiscounted,
+            ``[num_episodes]``, in environments of its own; with ``summary`` ``(returns, episodes)``.
         compile: ``() -> Metrics``: compile what ``step`` and ``evaluate`` call; return metrics that say nothing but their types.
         close: ``() -> None``: close the environments that the trainer made; those that it was given are their owner's.
     """
 
     init: Callable[..., TrainState]
     step: Callable[[TrainState], tuple[TrainState, Metrics]]
-    evaluate: Callable[..., Float[np.ndarray, " num_episodes"]]
+    evaluate: Callable[..., Any]
     compile: Callable[[], Metrics]
     close: Callable[[], None]
 
@@ -103,8 +103,9 @@ class _HostTraining:
     def __init__(self, config: TrainConfig, environment: HostEnvironment, learner: Learner):
         self.config, self.environment, self.learner, self.agent = config, environment, learner, learner.agent
         lent = environment.lent
-        self.live = LiveEnvironments(environment.make, lent[0], config.env_metrics, config.env_cost)
-        self.live_evaluation = LiveEnvironments(environment.make_evaluation, lent[1])
+        own = (config.env_metrics, config.env_cost)
+        self.live = LiveEnvironments(environment.make, lent[0], *own)
+        self.live_evaluation = LiveEnvironments(environment.make_evaluation, lent[1], *own)
         # One jitted function for each trainer: jit looks up a new bound method by its whole object.
         self._act = jax.jit(self.act, static_argnames="deterministic")
         self._begin, self._learn = jax.jit(self.begin), jax.jit(learner.learn)
@@ -178,7 +179,7 @@ class _HostTraining:
                 self.environment,
                 state.update,
             )
-        self.live.begin(key, self.config.num_envs)
+        self.live.begin(key, self.config.num_envs, check_names=True)
         env_state = state.env_state._replace(memory=self.agent.empty_memory(self.config.num_envs))
         return state._replace(env_state=env_state, discounted_return=jnp.zeros_like(state.discounted_return))
 
@@ -190,13 +191,16 @@ class _HostTraining:
         *,
         deterministic: bool = True,
         max_steps: int = 10_000,
-    ) -> Float[np.ndarray, " num_episodes"]:
+        summary: bool = False,
+    ) -> Any:
         check_evaluation(self.environment)
-        check_evaluate(state, num_episodes, deterministic, max_steps)
+        check_evaluate(state, num_episodes, deterministic, max_steps, summary)
         action_key, reset_key = keys_for(key, "evaluation", "evaluation environments")
         self.live_evaluation.begin(reset_key, self.config.num_envs)
         policy = partial(self._act, _acting(state), key=action_key, deterministic=deterministic)
-        return play_on_host(self.live_evaluation, policy, self.agent.empty_memory, num_episodes, max_steps)
+        played = play_on_host(self.live_evaluation, policy, self.agent.empty_memory, num_episodes, max_steps)
+        returns = np.asarray(played.return_sum, jax.dtypes.canonicalize_dtype(float))
+        return (returns, jax.device_get(summarize(played))) if summary else returns
 
     def compile(self) -> Metrics:
         state = self.init(jax.random.key(0))

@@ -39,15 +39,20 @@ def test_options_reach_the_settings(capsys, monkeypatch):
 
 def test_a_saved_run_is_evaluated_resumed_and_kept(tmp_path, capsys):
     folder = tmp_path / "run"
-    run = ["train", "CartPole-v1", "--checkpoint-dir", str(folder), "--json", *TINY]
+    run = ["train", "CartPole-v1", "--checkpoint-dir", str(folder), "--json", "--env-metrics", "discount", *TINY]
     main(run)
     trained = json.loads(capsys.readouterr().out)
     main(["evaluate", str(folder), "--episodes", "8", "--json"])
     scored = json.loads(capsys.readouterr().out)
     assert (scored["env"], scored["update"], scored["episodes"]) == ("CartPole-v1", 3, 8)
     assert scored["deterministic_return"] >= 8
+    assert (
+        scored["deterministic_metrics.discount.sum"] == scored["deterministic_return"] - 1
+    )  # zero where the pole falls
     main(["evaluate", str(folder), "--episodes", "8"])
-    assert f"return {scored['deterministic_return']:.1f}" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f"return {scored['deterministic_return']:.1f}" in told
+    assert "\nstochastic_metrics.discount.last: 0\n" in told
     main([*run, "--resume"])
     out, err = capsys.readouterr()
     assert json.loads(out)["evaluation_return"] == trained["evaluation_return"]
