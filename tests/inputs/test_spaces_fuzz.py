@@ -196,12 +196,11 @@ def inside(space, action):
         return [good for child, part in zip(space.spaces, action, strict=True) for good in inside(child, part)]
     assert action.shape == space.shape
     if isinstance(space, spaces.Box):
-        low, high = (
-            jnp.asarray(np.asarray(x).astype(np.float64).clip(-3e38, 3e38), jnp.float32)
-            for x in (space.low, space.high)
-        )
+        limit = np.finfo(np.float32)
+        low, high = (np.clip(np.asarray(x, float), limit.min, limit.max) for x in (space.low, space.high))
         value = action.astype(jnp.float32)
-        return [jnp.all((value >= low) & (value <= high) | ~jnp.isfinite(value))]
+        within = (value >= low.astype(np.float32)) & (value <= high.astype(np.float32))
+        return [jnp.all(within | ~jnp.isfinite(value))]
     if isinstance(space, spaces.MultiBinary):
         return [jnp.all((action == 0) | (action == 1))]
     size, start = (space.n, space.start) if isinstance(space, spaces.Discrete) else (space.nvec, space.start)
