@@ -69,9 +69,9 @@ def conjugate_gradient(
 
     Source: Hestenes and Stiefel 1952; Nocedal and Wright 2006, Numerical Optimization, algorithm 5.3.
     """
-    check_callable("matvec", matvec, "v -> A v, such as lambda v: A @ v")
+    check_callable("matvec", matvec, "v -> A v, such as lambda v: A @ v", takes=1)
     if preconditioner is not None:
-        check_callable("preconditioner", preconditioner, "r -> M^-1 r")
+        check_callable("preconditioner", preconditioner, "r -> M^-1 r", takes=1)
     check_count("max_iterations", max_iterations, at_least=0)
     check_number("tolerance", tolerance, at_least=0, scalar=True)
     b = as_floats("b", b)

@@ -175,8 +175,8 @@ def line_search(
 
     Source: Schulman et al. 2015, https://arxiv.org/abs/1502.05477, appendix C.
     """
-    check_callable("measure", measure, "params -> Evaluation")
-    check_callable("accept", accept, "(new, old) -> UpdateStatus")
+    check_callable("measure", measure, "params -> Evaluation", takes=1)
+    check_callable("accept", accept, "(new, old) -> UpdateStatus", takes=2)
     in_range = check_number("backtrack_factor", backtrack_factor, above=0, below=1, scalar=True)
     in_range &= check_count("max_backtracks", max_backtracks, at_least=1)
     if not isinstance(start, Evaluation):

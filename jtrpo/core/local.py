@@ -180,7 +180,7 @@ def linearize(
     """
     check_callable("policy", policy, "(params, observation) -> distribution", takes=2)
     if normalize is not None:
-        check_callable("normalize", normalize, "(advantage, weight, axis_name) -> advantage")
+        check_callable("normalize", normalize, "(advantage, weight, axis_name) -> advantage", takes=3)
     params, batch = as_floats("params", params), check_batch(batch, branched=True)
     axis_size(axis_name)
     size = batch.advantage.shape[0]

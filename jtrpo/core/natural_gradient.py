@@ -53,7 +53,7 @@ def natural_gradient(
     Source: Kakade 2002, A Natural Policy Gradient; Schulman et al. 2015, https://arxiv.org/abs/1502.05477, appendix C.
     """
     check_number("damping", damping, at_least=0, scalar=True)
-    check_callable("solver", solver, "(matvec, b) -> (x, info)")
+    check_callable("solver", solver, "(matvec, b) -> (x, info)", takes=2)
     check_same_shapes("gradient", gradient, "params", local.params)
     gradient, fisher = as_floats("gradient", gradient), local.fisher_operator()
 

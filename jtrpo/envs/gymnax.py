@@ -10,6 +10,7 @@ import numpy as np
 from gymnasium import spaces
 from jaxtyping import PRNGKeyArray, PyTree
 
+from jtrpo.core.check import check_callable
 from jtrpo.envs.metrics import scalars_of
 from jtrpo.envs.protocol import EnvStep, time_limit
 
@@ -46,6 +47,7 @@ class GymnaxEnvironment:
         self.draw = params if callable(params) else None
         self.params = env.default_params if params is None else params
         if self.draw is not None:
+            check_callable("env: what draws the parameters", self.draw, "(key) -> parameters", takes=1)
             with jax.ensure_compile_time_eval():
                 self.params = self.draw(jax.random.key(0))
         _check_parameters(env, self.params)

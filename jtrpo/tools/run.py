@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import PRNGKeyArray
 
-from jtrpo.core.check import check_count, check_seed
+from jtrpo.core.check import check_callable, check_count, check_seed
 from jtrpo.core.line_search import UpdateStatus
 from jtrpo.envs.gymnasium import HostEnvironment
 from jtrpo.tools.checkpoint import Checkpoints, Restored
@@ -87,6 +87,7 @@ def run_training(
     check_seed("seed", seed)
     check_count("checkpoint_every", checkpoint_every, at_least=1)
     check_count("evaluate_every", evaluate_every, at_least=0)
+    check_callable("on_update", on_update, "(update, metrics) -> None", takes=2)
     hyperparams = hyperparams.check()
     if checkpoints is not None:
         checkpoints.check_run(config, hyperparams, seed)

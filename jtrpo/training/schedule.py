@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from jtrpo.core.check import check_choice, check_number
+from jtrpo.core.check import check_callable, check_choice, check_number
 from jtrpo.training.hyperparams import RANGES, Hyperparams
 
 Schedule = Callable[[Int[Array, ""]], Float[Array, ""]]
@@ -46,8 +46,7 @@ def check_schedules(anneal: Any, schedules: Any, num_updates: int) -> None:
         raise TypeError(f"schedules must map names of hyper-parameters to functions; got {schedules!r}")
     for name, schedule in schedules.items():
         check_choice("schedules", name, Hyperparams._fields)
-        if not callable(schedule):
-            raise TypeError(f"schedules[{name!r}] must be a function of the update's number; got {schedule!r}")
+        check_callable(f"schedules[{name!r}]", schedule, "(updates done) -> value", takes=1)
         for update in (0, num_updates - 1):  # the values between the two ends are not checked
             value = schedule(np.int32(update))  # NumPy's, which does not start JAX
             check_number(f"schedules[{name!r}]({update})", value, **RANGES[name])

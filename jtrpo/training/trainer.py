@@ -120,7 +120,7 @@ def make_train(
         (3,)
     """
     if on_update is not None:
-        check_callable("on_update", on_update, "(update, metrics) -> None")
+        check_callable("on_update", on_update, "(update, metrics) -> None", takes=2)
     check_count("evaluate_every", evaluate_every, at_least=0)
     check_count("evaluation_episodes", evaluation_episodes, at_least=1)
     trainer = make_trainer(config)

@@ -105,6 +105,8 @@ def test_parameters_that_are_drawn_wrong_are_refused():
         resolve((env, lambda key: gymnax.make("Pendulum-v1")[1]))
     with pytest.raises(ValueError, match=r"parameter length of CartPole.* must have shape \(\); got \(3,\)"):
         resolve((env, lambda key: at_length(jax.random.uniform(key, (3,)))))
+    with pytest.raises(TypeError, match=r"env: what draws the parameters must be a function, \(key\).*got one of \(\)"):
+        resolve((env, lambda: at_length(0.5)))
 
 
 def test_spaces_become_gymnasium_spaces():

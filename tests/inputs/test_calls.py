@@ -420,6 +420,10 @@ CALLS = {
     "max_kl": (search, (), {"max_kl": -1.0}, ValueError, ["max_kl", "got -1.0"]),
     "accept": (search, (), {"accept": "kl"}, TypeError, ["accept must be a function", "'kl'"]),
     "full_step": (search, (0.0, jnp.ones(2)), {}, ValueError, ["full_step must be", "params"]),
+    "accepts one": (search, (), {"accept": lambda new: True}, TypeError, ["accept must be", "(new, old)", "got one of (new)"]),
+    "reports one": (
+        jtrpo.make_train, (None,), {"on_update": lambda metrics: None}, TypeError, ["on_update must be", "got one of (metrics)"]
+    ),
     "measure": (search, (0.0, 1.0, lambda x: x), {}, TypeError, ["measure must return an Evaluation"]),
     "measures more": (
         search, (), {"measure": lambda x: jtrpo.Evaluation(x, x, x, x, {"cost": x})}, ValueError, ["measure(params)", "start"]

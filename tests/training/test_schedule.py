@@ -42,6 +42,7 @@ def test_a_schedule_is_followed_and_reported_and_the_other_settings_train_as_wel
         ({"anneal": "max_kl"}, TypeError, ["anneal", "tuple"]),
         ({"schedules": {"maxkl": lambda i: 0.1}}, ValueError, ["schedules", "'max_kl'", "'maxkl'"]),
         ({"schedules": {"max_kl": 0.1}}, TypeError, ["schedules['max_kl']", "function", "0.1"]),
+        ({"schedules": {"max_kl": lambda: 0.1}}, TypeError, ["schedules['max_kl']", "(updates done)", "got one of ()"]),
         ({"schedules": {"max_kl": lambda i: 0.01 - i}}, ValueError, ["schedules['max_kl'](39)", "above 0"]),
         ({"schedules": {"max_kl": lambda i: 0.01}, "anneal": ("max_kl",)}, ValueError, ["max_kl", "choose one"]),
         ({"anneal": ("gamma",)}, ValueError, ["anneal", "'max_kl'", "'gamma'"]),
