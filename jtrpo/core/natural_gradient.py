@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from jtrpo.core.check import as_floats, check_callable, check_number, check_same_shapes, shown
+from jtrpo.core.check import as_floats, check_callable, check_number, check_same_form, check_same_shapes, kind_of, shown
 from jtrpo.core.conjugate_gradient import conjugate_gradient, tree_dot
 from jtrpo.core.line_search import Evaluation, UpdateStatus
 from jtrpo.core.local import LocalPolicy
@@ -38,7 +38,7 @@ def natural_gradient(
 
     Raises:
         TypeError: a gradient that is not floating-point, or a solver that does not return such a pair.
-        ValueError: a gradient or an x that is not shaped like the parameters.
+        ValueError: a gradient that is not shaped like the parameters, or an x of other shapes or types than the gradient.
 
     Examples:
         With one state and logits as parameters, F is diag(p) - p p^T:
@@ -61,27 +61,22 @@ def natural_gradient(
         check_same_shapes("v of matvec(v)", v, "params", local.params)
         return jax.tree.map(lambda f, u: f + damping * u, fisher(v), v)
 
-    return _check_solution(solver(matvec, gradient), gradient)
+    solution = solver(matvec, gradient)
+    _check_solution(solution, gradient)
+    return solution
 
 
-def _check_solution(solution: Any, gradient: PyTree) -> tuple[PyTree, Any]:
-    """What a solver returned, x in arrays."""
+def _check_solution(solution: Any, gradient: PyTree) -> None:
     if not isinstance(solution, tuple) or len(solution) != 2:
-        got = f"a tuple of {len(solution)}" if isinstance(solution, tuple) else shown(solution)
+        got = f"a tuple of {len(solution)}" if isinstance(solution, tuple) else kind_of(solution)
         raise TypeError(f"solver must return a pair, (x, info); got {got}")
     x, info = solution
-    check_same_shapes("solver's x", x, "gradient", gradient)
-    x = as_floats("solver's x", x)
-    for (path, leaf), wanted in zip(jax.tree_util.tree_leaves_with_path(x), jax.tree.leaves(gradient), strict=True):
-        if leaf.dtype != wanted.dtype:
-            where = jax.tree_util.keystr(path)
-            raise TypeError(f"solver's x{where} must have the gradient's type, {wanted.dtype}; got {leaf.dtype}")
+    check_same_form("solver must return (x, info) with x like the gradient", x, gradient)
     curvature = getattr(info, "curvature", None)
     kind = getattr(curvature, "dtype", type(curvature))
     if curvature is None or not jnp.issubdtype(kind, jnp.floating) or jnp.ndim(curvature) != 0:
         got = shown(info) if curvature is None else f"a curvature of {shown(curvature)}"
         raise TypeError(f"solver's info must have x^T A x as info.curvature, as jtrpo.CGInfo has it; got {got}")
-    return x, info
 
 
 def full_step(direction: PyTree, curvature: Float[Array, ""], max_kl: float | Float[Array, ""]) -> PyTree:

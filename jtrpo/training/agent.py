@@ -83,11 +83,13 @@ class Agent:
 
     def init_policy(self, key: PRNGKeyArray, observation: PyTree) -> PyTree:
         """Policy parameters, from one observation."""
-        return self.policy_module.init(one_key(key), self._first_step(self.policy_module, self._policys(observation)))
+        seen = self._first_step(self.policy_module, self._policy_part(observation))
+        return self.policy_module.init(one_key(key), seen)
 
     def init_critic(self, key: PRNGKeyArray, observation: PyTree) -> PyTree:
         """Critic parameters, from one observation."""
-        return self.critic_module.init(one_key(key), self._first_step(self.critic_module, self._critics(observation)))
+        seen = self._first_step(self.critic_module, self._critic_part(observation))
+        return self.critic_module.init(one_key(key), seen)
 
     def empty_memory(self, batch: int) -> Memories:
         """Memory before the first step of an episode."""
@@ -108,7 +110,7 @@ class Agent:
         Memory comes from ``empty_memory``; ``None`` begins an episode.
         """
         memory = self._memory(memory, observation)
-        seen = next_step(self.policy_module, self._policys(self.normalize(state, observation)), memory.policy)
+        seen = next_step(self.policy_module, self._policy_part(self.normalize(state, observation)), memory.policy)
         distribution, after = self.policy_module.apply(state.policy_params, seen)
         return distribution, memory._replace(policy=after)
 
@@ -156,7 +158,7 @@ class Agent:
 
     def policy_input(self, state: Learned, trajectory: Trajectory) -> PyTree:
         """What ``policy_network`` sees of a collection: a pytree with leading axis ``B``."""
-        seen = self._policys(self.normalize(state, trajectory.observation))
+        seen = self._policy_part(self.normalize(state, trajectory.observation))
         return sequences(self.policy_module, seen, trajectory, trajectory.memory.policy)
 
     def critic_input(self, state: Learned, trajectory: Trajectory) -> PyTree:
@@ -164,12 +166,12 @@ class Agent:
         seen = self._value_input(state, trajectory)
         return seen if self.features is None else self.features(state.policy_params, seen)[0]
 
-    def _policys(self, observation: PyTree) -> PyTree:
+    def _policy_part(self, observation: PyTree) -> PyTree:
         """The part of an observation that the policy sees."""
         names = self.policy_observation
         return observation if names is None else {name: observation[name] for name in names}
 
-    def _critics(self, observation: PyTree) -> PyTree:
+    def _critic_part(self, observation: PyTree) -> PyTree:
         """The part of an observation that the critic sees."""
         names = self.critic_observation
         return observation if names is None else {name: observation[name] for name in names}
@@ -182,14 +184,14 @@ class Agent:
         """What values are computed from: the critic's part of a collection, or the policy's where its features are."""
         if self.features is not None:
             return self.policy_input(state, trajectory)
-        seen = self._critics(self.normalize(state, trajectory.observation))
+        seen = self._critic_part(self.normalize(state, trajectory.observation))
         return sequences(self.critic_module, seen, trajectory, trajectory.memory.critic)
 
     def _next_value(self, state: Learned, observation: PyTree, carry: PyTree) -> tuple[Float[Array, " B"], PyTree]:
         """Value of a normalised observation, one step after ``carry``."""
         if self.features is not None:
-            return self._predict(state, next_step(self.policy_module, self._policys(observation), carry))
-        return self._predict(state, next_step(self.critic_module, self._critics(observation), carry))
+            return self._predict(state, next_step(self.policy_module, self._policy_part(observation), carry))
+        return self._predict(state, next_step(self.critic_module, self._critic_part(observation), carry))
 
     def _predict(self, state: Learned, seen: PyTree) -> tuple[Float[Array, " B"], PyTree]:
         """Value of an input, and the memory that values go on from."""

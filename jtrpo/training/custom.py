@@ -103,7 +103,7 @@ def check_policy(agent: Agent, config: TrainConfig) -> None:
     network = config.policy_network
     assert network is not None
     space = config.environment.action_space
-    observation = agent._policys(batch_example(config.environment.observation_space, BATCH))
+    observation = agent._policy_part(batch_example(config.environment.observation_space, BATCH))
 
     def act(key: jax.Array) -> tuple[PyTree, ...]:
         params = _params("policy_network", network, key, observation)
@@ -188,7 +188,7 @@ def check_critic(agent: Agent, config: TrainConfig) -> None:
     """
     network = config.critic_network
     assert network is not None
-    observation = agent._critics(batch_example(config.environment.observation_space, BATCH))
+    observation = agent._critic_part(batch_example(config.environment.observation_space, BATCH))
 
     def value(key: jax.Array) -> jax.Array:
         params = _params("critic_network", network, key, observation)
