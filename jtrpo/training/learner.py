@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
-from jtrpo.core.batch import AxisName, Batch, largest_over
+from jtrpo.core.batch import AxisName, Batch, largest_over, stratified
 from jtrpo.core.check import check_same_form
+from jtrpo.core.distributions import Distribution
 from jtrpo.core.objective import Objective, likelihood_ratio, mean_kl
 from jtrpo.core.trpo import TRPOInfo, trpo_update
 from jtrpo.core.vine import all_actions_objective, self_normalized_objective
@@ -146,17 +147,35 @@ class Learner:
         return state
 
     def follow_observations(self, state: TrainState, trajectory: Trajectory) -> RunningStatistics:
-        """Statistics with the collection's observations, as far as they move the policy that acts by ``DRIFT * max_kl``."""
+        """Statistics with the collection's observations, as far as they move the policy that acts by ``DRIFT * max_kl``.
+
+        The drift is measured on as many steps as Fisher products are; the update's own measurement is of all.
+        """
         new = moments(state.observation_statistics, trajectory.observation, trajectory.valid, self.axis_name)
-        acting = self.agent.distribution(state, trajectory)
+        bounds_all = self.config.constraint == "kl_max"  # as of the step: else no candidate might ever be inside
+        fraction = 1.0 if bounds_all else self.config.fisher_fraction
         weight = flatten(trajectory.valid).astype(float)
+        some = partial(
+            stratified,
+            size=weight.size,
+            fraction=fraction,
+            sequence_length=self.sequence_length,
+            axis_name=self.axis_name,
+        )
+
+        def distribution(statistics: RunningStatistics) -> tuple[Distribution, Float[Array, " b"]]:
+            seen = self.agent.policy_input(state._replace(observation_statistics=statistics), trajectory)
+            seen, counted = some(seen, weight)
+            return self.agent.policy_network(state.policy_params, seen), counted
+
+        acting, counted = distribution(state.observation_statistics)
 
         def drift(statistics: RunningStatistics) -> Float[Array, ""]:
-            there = self.agent.distribution(state._replace(observation_statistics=statistics), trajectory)
-            if self.config.constraint == "kl_max":  # as the line search measures it, which might else accept nothing
-                largest = jnp.max(jnp.where(weight > 0, acting.kl(there), 0.0))
+            there, _ = distribution(statistics)
+            if bounds_all:
+                largest = jnp.max(jnp.where(counted > 0, acting.kl(there), 0.0))
                 return largest_over(largest, self.axis_name)
-            return mean_kl(acting, there, weight=weight, axis_name=self.axis_name)
+            return mean_kl(acting, there, weight=counted, axis_name=self.axis_name)
 
         return merge_within(state.observation_statistics, new, drift, DRIFT * state.hyperparams.max_kl)
 

@@ -159,6 +159,7 @@ def test_normalised_values_have_a_spread_of_one_within_states_and_constants_beco
     np.testing.assert_array_equal(normalize_values(jnp.broadcast_to(level, (B, K)), weight), 0)
 
 
+@pytest.mark.slow
 def test_devices_agree_with_the_whole(mdp):
     rng = np.random.default_rng(0)
     observation, value = jnp.asarray(rng.normal(size=(8, 3))), jnp.asarray(rng.normal(size=(8, 2)))

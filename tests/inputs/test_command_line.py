@@ -172,6 +172,7 @@ def test_without_a_login_to_wandb_one_line_says_what_to_do(tmp_path, monkeypatch
 # The process
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_seen_enough_ends_the_command_quietly():
     read, write = os.pipe()
     os.close(read)  # what `| head` does
@@ -208,6 +209,7 @@ for command in (["train", "--help"], ["envs"]):
 """
 
 
+@pytest.mark.slow
 def test_without_docstrings_a_home_a_name_or_more_than_ascii():
     """Python -OO, an empty environment, a user whom nobody knows, and a terminal of few characters."""
     pytest.importorskip("pwd")

@@ -169,7 +169,9 @@ class Failing:
         return self.real(*args, **more)
 
 
-@pytest.mark.parametrize("cut", ["rename", "replace", "unlink", "rmdir", "fsync"])
+@pytest.mark.parametrize(
+    "cut", ["replace", *(pytest.param(each, marks=pytest.mark.slow) for each in ("rename", "unlink", "rmdir", "fsync"))]
+)
 def test_a_disk_that_refuses_at_any_moment_costs_nothing_that_was_there(cut, saved, tmp_path, monkeypatch, request):
     """Each call of one kind fails in turn; then the folder is gone on with."""
     whole, state, arrays = saved

@@ -172,7 +172,7 @@ def breaking(kind, mode):
 @pytest.mark.parametrize(
     ("kind", "mode"),
     [
-        ("async", AutoresetMode.NEXT_STEP),
+        pytest.param("async", AutoresetMode.NEXT_STEP, marks=pytest.mark.slow),
         *((kind, mode) for kind in ("wrapped", "whole") for mode in (AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP)),
     ],
 )
@@ -286,6 +286,7 @@ def test_envpool_trains_without_a_warning():
     assert not done.stderr, done.stderr
 
 
+@pytest.mark.slow
 def test_spaces_of_64_bits_train_on_the_host_without_a_warning():
     class Wide(probes.Counting):
         observation_space = spaces.Dict(

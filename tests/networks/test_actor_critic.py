@@ -43,7 +43,9 @@ def test_discrete_observations_are_one_hot():
     np.testing.assert_allclose(values, params["params"]["value"]["kernel"][:, 0], rtol=1e-6)
 
 
-@pytest.mark.parametrize("kind", BOX_DISTRIBUTIONS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(each, marks=() if each == "gsde" else pytest.mark.slow) for each in BOX_DISTRIBUTIONS]
+)
 def test_the_search_measures_the_objective_and_the_kl_that_the_step_was_made_for(kind, x64):
     """The KL's second derivative along a direction is v . F v, and the surrogate's slope is g . v, for every built-in policy."""
     network = PolicyNetwork(Encoder(BOX, (8,)), Head(spaces.Box(-1.0, 1.0, (2,)), kind, initial_log_std=-0.5))

@@ -74,6 +74,7 @@ class Breaks(probes.TruncatedOnly):
 BREAKS = jtrpo.TrainConfig(Breaks(probes.DISCRETE), num_envs=4, num_steps=2, total_timesteps=80, hidden_sizes=(4,))
 
 
+@pytest.mark.slow
 def test_debug_nans_names_the_step_and_the_array(monkeypatch):
     with pytest.raises(FloatingPointError, match=r"reward of environment 0 at step 2 .update 2, its step 0."):
         run_training(BREAKS, debug_nans=True)

@@ -112,11 +112,18 @@ def costly():
     return {"env": Costly(*gymnax.make("CartPole-v1")), "env_metrics": ("discount",)}
 
 
+# Of 128 samples a tenth is 13, of 48 sequences 5: more for some devices than for others.
+FRACTIONS = {"fisher_fraction": 0.25, "critic": "gauss_newton", "critic_fraction": 0.1, "normalize_values": True}
+
+
 @quick
-def fractions_of_a_batch_memory_reuse_and_own_metrics_know_no_devices():
-    # Of 48 sequences, a quarter is 12 and a tenth 5: more for some devices than for others.
-    settings = {"fisher_fraction": 0.25, "critic": "gauss_newton", "critic_fraction": 0.1, "normalize_values": True}
-    three_updates_are_those_of_one(memory="gru", reuse=3, **settings, **costly())
+def fractions_of_a_batch_and_own_metrics_know_no_devices():
+    three_updates_are_those_of_one(**FRACTIONS, **costly())
+
+
+@slow
+def fractions_of_a_batch_memory_and_reuse_know_no_devices():
+    three_updates_are_those_of_one(memory="gru", reuse=3, **FRACTIONS, **costly())
 
 
 @slow

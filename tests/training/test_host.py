@@ -224,6 +224,7 @@ def test_noise_is_held_and_actions_reach_the_environment_within_its_bounds():
     assert blocks.max() == 6.0
 
 
+@pytest.mark.slow
 def test_memory_and_reuse_train_on_the_host_too():
     _, state, metrics = trained(AutoresetMode.SAME_STEP, memory="gru", reuse=2, num_steps=16, total_timesteps=96)
     assert metrics.policy.accepted

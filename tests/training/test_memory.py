@@ -26,7 +26,9 @@ def config(**settings):
     return jtrpo.TrainConfig(env=Walk(probes.DISCRETE), total_timesteps=32, **{**small, **settings})
 
 
-@pytest.fixture(scope="module", params=["gru", "shared lstm", pytest.param("shared", marks=pytest.mark.slow)])
+@pytest.fixture(
+    scope="module", params=["shared lstm", *(pytest.param(each, marks=pytest.mark.slow) for each in ("gru", "shared"))]
+)
 def collected(request):
     """An agent, its state after an update, and what that state collects next."""
     cell = request.param.split()[-1]

@@ -216,7 +216,11 @@ def test_a_number_that_is_not_finite_reaches_q_unless_the_episode_was_over():
     assert q[0, 1] == 1.0
 
 
-@pytest.mark.parametrize("settings", [{"memory": "gru"}, {"memory": "lstm", "shared_torso": True}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [{"memory": "gru"}, pytest.param({"memory": "lstm", "shared_torso": True}, marks=pytest.mark.slow)],
+    ids=str,
+)
 def test_a_branch_of_one_step_that_repeats_the_trunk_has_its_value_memory_included(settings):
     config = jtrpo.TrainConfig(
         "CartPole-v1", 2048, 4, 12, hidden_sizes=(8,), sampling="vine", vine_states=8, vine_length=2,
