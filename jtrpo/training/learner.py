@@ -119,7 +119,9 @@ class Learner:
             wanted = "on_batch must return a batch like the one that it gets"
             policy_batch = check_same_form(wanted, self.config.on_batch(policy_batch, state), policy_batch)
         state, policy_info = self.improve_policy(state, policy_batch, steps, acting)
+        # The critic is fitted through the statistics of its targets: what it was computed from is computed once.
         state, critic_loss, fitted = self.improve_critic(state, recent, target, batch.weight, critic_key)
+        state, policy_info = self.undo_drift(state, policy_info, acting)
         state = state._replace(hyperparams=base, update=state.update + 1)
         critic_info = CriticInfo(critic_loss, variance_explained, fitted)
         return state, Metrics(self.timesteps(state), numbers, episodes, samples, policy_info, critic_info)
@@ -263,16 +265,18 @@ class Learner:
             sequence_length=1 if config.sampling == "vine" else self.sequence_length,
             axis_name=self.axis_name,
         )
-        # If no candidate was within the bound, new statistics must not move the policy that acts either.
-        measured = info.kl_max if config.constraint == "kl_max" else info.kl
-        inside = (measured <= numbers.max_kl) | (config.constraint == "none")
+        return state._replace(policy_params=params), info
+
+    def undo_drift(self, state: TrainState, info: TRPOInfo, acting: TrainState) -> tuple[TrainState, TRPOInfo]:
+        """If no candidate was within the bound, new statistics must not move the policy that acts either."""
+        measured = info.kl_max if self.config.constraint == "kl_max" else info.kl
+        inside = (measured <= state.hyperparams.max_kl) | (self.config.constraint == "none")
         statistics, kl, kl_max = jax.tree.map(
             partial(jnp.where, inside),
             (state.observation_statistics, info.kl, info.kl_max),
             (acting.observation_statistics, jnp.zeros_like(info.kl), jnp.zeros_like(info.kl_max)),
         )
-        state = state._replace(policy_params=params, observation_statistics=statistics)
-        return state, info._replace(kl=kl, kl_max=kl_max)
+        return state._replace(observation_statistics=statistics), info._replace(kl=kl, kl_max=kl_max)
 
     def improve_critic(
         self,

@@ -97,9 +97,7 @@ def _check_seen(setting: str, names: Any, space: spaces.Space) -> None:
         raise ValueError(f"{setting} names parts of a dictionary; the observation space is {space}")
     parts = [name for name in space.spaces if name != ACTION_MASK]
     if ACTION_MASK in names:
-        raise ValueError(
-            f"{setting} cannot name {ACTION_MASK!r}, the mask, which the policy gets anyway; leave it out"
-        )
+        raise ValueError(f"{setting} cannot name {ACTION_MASK!r}, the mask, which the policy gets anyway; leave it out")
     if not names or not set(names) <= set(parts) or len(set(names)) < len(names):
         raise ValueError(f"{setting} must name at least one of {parts}, each once; got {names!r}")
     check_observation_space(part_of(space, names))
