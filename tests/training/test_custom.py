@@ -82,7 +82,9 @@ def test_fisher_products_go_through_the_memory(remembering):
     np.testing.assert_allclose(ravel_pytree(product)[0], expected, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(each, marks=pytest.mark.slow if each in ("nnx", "equinox") else ()) for each in KINDS]
+)
 def test_networks_of_other_libraries_map_over_seeds_and_numbers(kind):
     train = jax.vmap(jax.vmap(jtrpo.make_train(config(**networks(KINDS[kind], hidden=(8,)))), (0, None)), (None, 0))
     numbers = jax.vmap(lambda kl: jtrpo.Hyperparams()._replace(max_kl=kl))(jnp.array([0.01, 0.02]))
@@ -224,6 +226,7 @@ def test_what_does_not_fit_is_told_before_training(name):
         jtrpo.make_trainer(config(**settings))
 
 
+@pytest.mark.slow
 def test_estimator_objective_and_batch_are_those_given():
     def trained(*numbers, **settings):
         train = jax.jit(jtrpo.make_train(config(hidden_sizes=(8,), **settings)))
