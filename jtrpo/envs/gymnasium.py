@@ -1,7 +1,6 @@
 """Adapter for Gymnasium environments, which are stepped in Python on the host (``jtrpo.make_host_trainer``)."""
 
 import dataclasses
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -12,6 +11,7 @@ from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from jaxtyping import Bool, Float, PyTree
 
+from jtrpo.envs import envpool
 from jtrpo.envs.check import canonical
 
 PREFIX = "gymnasium:"
@@ -26,7 +26,7 @@ class HostEnvironment:
         name: for people.
         observation_space: of one environment.
         action_space: of one environment.
-        make: ``(num_envs) -> VectorEnv`` to train on.
+        make: ``(num_envs, seed) -> VectorEnv`` to train on; the seed is for those that take it when they are made.
         make_evaluation: the same for evaluation; ``None`` where there is none.
         mode: how the training's environments begin their next episodes.
         num_envs: environments of a vector that is there already; ``None`` for an id.
@@ -37,8 +37,8 @@ class HostEnvironment:
     name: str
     observation_space: spaces.Space
     action_space: spaces.Space
-    make: Callable[[int], VectorEnv]
-    make_evaluation: Callable[[int], VectorEnv] | None
+    make: Callable[[int, int], VectorEnv]
+    make_evaluation: Callable[[int, int], VectorEnv] | None
     mode: AutoresetMode
     num_envs: int | None = None
     lent: tuple[bool, bool] = (False, False)
@@ -65,7 +65,7 @@ def from_id(env_id: str) -> HostEnvironment:
         raise ValueError(f"env={env_id!r} is not an environment of Gymnasium: {error}") from error
     one.close()
 
-    def make(num_envs: int) -> VectorEnv:
+    def make(num_envs: int, seed: int) -> VectorEnv:
         return gymnasium.make_vec(name, num_envs, vectorization_mode="sync", vector_kwargs={"autoreset_mode": _MODE})
 
     limit = None if one.spec is None else one.spec.max_episode_steps
@@ -77,16 +77,17 @@ def from_vector(env: VectorEnv, evaluation: VectorEnv | None = None) -> HostEnvi
 
     Args:
         env: to train on, in any autoreset mode.
-        evaluation: to evaluate on. Without it, one is made as ``env`` was, where ``env`` came from ``gymnasium.make_vec`` or from
-            a list of functions and has no wrapper around it.
+        evaluation: to evaluate on. Without it, one is made as ``env`` was, where ``env`` is of EnvPool or came from
+            ``gymnasium.make_vec`` or from a list of functions, and has no wrapper around it.
 
     Raises:
         ValueError: an autoreset mode that is not told, or ``evaluation`` that is ``env`` itself or has other spaces.
     """
+    envpool.with_spaces(env)
     if evaluation is env:
         raise ValueError(f"env: evaluation would disturb the training in {env}; give another vector environment for it")
     if evaluation is not None:
-        autoreset_mode(evaluation)
+        autoreset_mode(envpool.with_spaces(evaluation))
         there = (evaluation.single_observation_space, evaluation.single_action_space)
         if there != (env.single_observation_space, env.single_action_space):
             raise ValueError(f"env: the evaluation's spaces must be those of {env}; got {there}")
@@ -94,24 +95,26 @@ def from_vector(env: VectorEnv, evaluation: VectorEnv | None = None) -> HostEnvi
         repr(env),
         env.single_observation_space,
         env.single_action_space,
-        lambda num_envs: env,
-        _again(env) if evaluation is None else lambda num_envs: evaluation,
+        lambda num_envs, seed: env,
+        _again(env) if evaluation is None else lambda num_envs, seed: evaluation,
         autoreset_mode(env),
         env.num_envs,
         (True, evaluation is not None),
     )
 
 
-def _again(env: VectorEnv) -> Callable[[int], VectorEnv] | None:
+def _again(env: VectorEnv) -> Callable[[int, int], VectorEnv] | None:
     if env.unwrapped is not env:  # wrappers may change what is observed
         return None
+    if envpool.is_envpool(env):
+        return envpool.again(env)
     if isinstance(env, SyncVectorEnv | AsyncVectorEnv) and isinstance(getattr(env, "env_fns", None), list | tuple):
         # In this process, always: one that JAX already runs in should not be forked.
         functions = env.env_fns
-        return lambda num_envs: SyncVectorEnv(functions, autoreset_mode=_MODE)
+        return lambda num_envs, seed: SyncVectorEnv(functions, autoreset_mode=_MODE)
     if isinstance(env.spec, gymnasium.envs.registration.EnvSpec):
         spec = env.spec
-        return lambda num_envs: gymnasium.make_vec(spec)
+        return lambda num_envs, seed: gymnasium.make_vec(spec)
     return None
 
 
@@ -166,15 +169,20 @@ class HostVector:
         env: the vector environment.
         metrics: names of the numbers of ``info`` to hand over.
         cost: name of the one that is a cost; ``None``: none is.
+
+    Attributes:
+        seeded_when_made: whether ``reset`` takes no seed: for another, the environments must be made anew.
     """
 
     def __init__(self, env: VectorEnv, metrics: tuple[str, ...] = (), cost: str | None = None):
         self.env, self.mode = env, autoreset_mode(env)
         self.metrics, self.cost = metrics, cost
         self.num_envs = env.num_envs
-        self._renews_some = self.mode is AutoresetMode.DISABLED or isinstance(
-            env.unwrapped, SyncVectorEnv | AsyncVectorEnv
+        self.seeded_when_made = envpool.is_envpool(env.unwrapped)
+        self._renews_some = self.mode is AutoresetMode.DISABLED or (
+            isinstance(env.unwrapped, SyncVectorEnv | AsyncVectorEnv) or envpool.is_envpool(env)
         )
+        self._observation: PyTree = ()
         self._begins = np.zeros(env.num_envs, bool)
 
     def check_names(self, seed: int) -> None:
@@ -205,11 +213,10 @@ class HostVector:
         Raises:
             ValueError: observations that are not of the observation space.
         """
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "EnvPool seeds are fixed")
-            observation, _ = self.env.reset(seed=seed)
+        observation, _ = self.env.reset() if self.seeded_when_made else self.env.reset(seed=seed)
         self._begins[:] = False
-        return self._canonical(observation, "observation at reset")
+        self._observation = self._canonical(observation, "observation at reset")
+        return self._observation
 
     def step(self, action: PyTree) -> HostStep:
         """Act once in every environment.
@@ -237,6 +244,7 @@ class HostVector:
         elif done.any():
             final = jax.tree.map(np.copy, observation)  # the reset may write into the same memory
             observation, _ = self.reset_where(done)
+        self._observation = observation
         metrics = {name: self._number(name, info, done) for name in self.metrics}
         cost = () if self.cost is None else self._number(self.cost, info, done)
         return HostStep(observation, reward, terminated, truncated, final, acted, metrics, cost)
@@ -257,7 +265,12 @@ class HostVector:
             which = np.ones_like(which)
         self._begins = self._begins & ~which
         options = {"reset_mask": which.copy()} if self._renews_some else None
-        return self._canonical(self.env.reset(options=options)[0]), which
+        observation = self._canonical(self.env.reset(options=options)[0])
+        if envpool.is_envpool(self.env):  # which shows only those that begin anew
+            some, observation = observation, jax.tree.map(np.copy, self._observation)
+            jax.tree.map(lambda into, part: into.__setitem__(which, part), observation, some)
+        self._observation = observation
+        return observation, which
 
     def _with_final(self, observation: PyTree, done: Bool[np.ndarray, " N"], info: dict) -> PyTree:
         if "final_obs" not in info:

@@ -9,7 +9,7 @@ from typing import Any
 import gymnasium
 from gymnasium.vector import VectorEnv
 
-from jtrpo.envs import brax
+from jtrpo.envs import brax, envpool
 from jtrpo.envs import gymnasium as host
 from jtrpo.envs.gymnax import GymnaxEnvironment, make_gymnax
 from jtrpo.envs.protocol import Environment
@@ -19,7 +19,7 @@ def resolve(env: Any) -> Environment | host.HostEnvironment:
     """Return an environment for an id, a gymnax environment, or an :class:`Environment`.
 
     A gymnax environment may come in a pair with its parameters, or with a function that draws them for each episode.
-    Vector environments of Gymnasium, and ids that begin with ``gymnasium:``, are for the host trainer.
+    Vector environments of Gymnasium, and ids that begin with ``gymnasium:`` or ``envpool:``, are for the host trainer.
 
     Raises:
         TypeError: none of these.
@@ -33,6 +33,8 @@ def resolve(env: Any) -> Environment | host.HostEnvironment:
     if isinstance(env, str):
         if env.startswith(host.PREFIX):
             return host.from_id(env)
+        if env.startswith(envpool.PREFIX):
+            return host.HostEnvironment(**envpool.look_up(env))
         return brax.make_brax(env) if env.startswith(brax.PREFIX) else make_gymnax(env)
     if isinstance(env, VectorEnv):
         return host.from_vector(env)

@@ -48,7 +48,8 @@ def fingerprint(config: TrainConfig) -> dict[str, Any]:
     }
     if isinstance(environment, HostEnvironment):
         vector = config.env[0] if isinstance(config.env, tuple) else config.env
-        known["env.class"] = " > ".join(_classes(vector)) if isinstance(vector, VectorEnv) else "gymnasium"
+        by_id = str(vector).partition(":")[0]  # gymnasium or envpool
+        known["env.class"] = " > ".join(_classes(vector)) if isinstance(vector, VectorEnv) else by_id
         return known
     known["env.class"] = _name(type(environment))
     skipped = ("observation_space", "action_space")

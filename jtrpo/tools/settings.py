@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 
-from jtrpo.envs.gymnasium import PREFIX
 from jtrpo.networks.network import Network
 from jtrpo.tools.fingerprint import environment_name, fingerprint
 from jtrpo.training.config import TrainConfig
@@ -64,7 +63,10 @@ def config_of(settings: dict[str, Any], env: Any, networks: dict[str, Network | 
     if env is not None:
         wanted["env"] = env
     name = wanted.get("env")
-    if env is None and (not isinstance(name, str) or ":" in name.removeprefix(PREFIX).removeprefix("brax:")):
+    # All before the last colon must be one of ours: Gymnasium imports what stands there.
+    if env is None and (
+        not isinstance(name, str) or name.rpartition(":")[0] not in ("", "gymnasium", "brax", "envpool")
+    ):
         raise ValueError(
             f"the checkpoint names the environment {name!r}, which would import a module; if you trust it, give env={name!r} "
             "(`--env` on the command line)"

@@ -14,6 +14,7 @@ from jaxtyping import Float, PRNGKeyArray, PyTree
 from jtrpo.envs.actions import environment_action
 from jtrpo.envs.gymnasium import PREFIX, HostEnvironment
 from jtrpo.envs.gymnax import DrawnState, GymnaxEnvironment
+from jtrpo.tools.fingerprint import environment_name
 from jtrpo.training.agent import make_agent
 from jtrpo.training.config import TrainConfig
 from jtrpo.training.state import TrainState
@@ -90,8 +91,11 @@ def play(
 def _play_on_host(
     config: TrainConfig, state: TrainState, key: PRNGKeyArray, deterministic: bool, most_steps: int
 ) -> Episode:
-    if not isinstance(config.env, str):
-        raise ValueError(f"{config.env!r} cannot be drawn; watch a run of an id, 'gymnasium:...'")
+    if not isinstance(config.env, str) or not config.env.startswith(PREFIX):
+        raise ValueError(
+            f"{environment_name(config)} cannot be drawn; watch its policy in an environment by an id of Gymnasium with the same "
+            "spaces, env='gymnasium:...'"
+        )
     agent, space = make_agent(config), config.environment.action_space
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     if sys.platform == "linux" and "DISPLAY" not in os.environ:

@@ -51,8 +51,8 @@ class TrainConfig:
     Attributes: Environment and budget
         env: a gymnax id, a pair (gymnax environment, its parameters, or a function ``key -> parameters`` that draws new ones
             for each episode), or an object that meets :class:`jtrpo.Environment`. For
-            :func:`jtrpo.make_host_trainer`: ``"gymnasium:"`` and an id of Gymnasium, a ``gymnasium.vector.VectorEnv``, or a
-            pair of them, to train on and to evaluate on.
+            :func:`jtrpo.make_host_trainer`: ``"gymnasium:"`` or ``"envpool:"`` and an id of theirs, a
+            ``gymnasium.vector.VectorEnv``, or a pair of them, to train on and to evaluate on.
         total_timesteps: environment steps to take, over all environments; rounded up to whole updates.
         num_envs: environments stepped side by side.
         num_steps: steps of each environment per update; the batch is ``num_envs * num_steps``.

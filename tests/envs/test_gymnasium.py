@@ -117,20 +117,20 @@ def test_spaces_and_time_limit_come_from_the_id():
     config = jtrpo.TrainConfig("gymnasium:Pendulum-v1", num_envs=2)
     assert config.environment.max_episode_steps == 200
     assert config.environment.action_space == spaces.Box(-2.0, 2.0, (1,), np.float32)
-    assert config.environment.make(3).num_envs == 3
+    assert config.environment.make(3, 0).num_envs == 3
     assert repr(config.environment) == "gymnasium:Pendulum-v1"
 
 
 def test_evaluation_is_on_environments_of_its_own_wherever_they_can_be_made():
     mine = gymnasium.make_vec("CartPole-v1", 2, vectorization_mode="sync")
-    again = jtrpo.TrainConfig(mine, num_envs=2).environment.make_evaluation(2)
+    again = jtrpo.TrainConfig(mine, num_envs=2).environment.make_evaluation(2, 0)
     assert again is not mine
     assert (again.num_envs, again.single_observation_space) == (2, mine.single_observation_space)
     listed = counting((2, 3), AutoresetMode.NEXT_STEP)
-    assert jtrpo.TrainConfig(listed, num_envs=2).environment.make_evaluation(2).envs[1].length == 3
+    assert jtrpo.TrainConfig(listed, num_envs=2).environment.make_evaluation(2, 0).envs[1].length == 3
     wrapped = RecordEpisodeStatistics(mine)
     assert jtrpo.TrainConfig(wrapped, num_envs=2).environment.make_evaluation is None
-    assert jtrpo.TrainConfig((wrapped, again), num_envs=2).environment.make_evaluation(2) is again
+    assert jtrpo.TrainConfig((wrapped, again), num_envs=2).environment.make_evaluation(2, 0) is again
 
 
 def test_bad_environments_are_told_of_with_the_remedy(monkeypatch):

@@ -283,7 +283,7 @@ def test_a_checkpoint_that_names_a_module_is_not_obeyed(tmp_path, state, monkeyp
     save(tmp_path / "run", [state])
     (tmp_path / "stranger.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nimport gymnasium\n")
     monkeypatch.syspath_prepend(tmp_path)
-    for name in ("gymnasium:stranger:CartPole-v1", "gymnasium:stranger:X", "brax:stranger:x"):
+    for name in ("gymnasium:stranger:CartPole-v1", "gymnasium:brax:X", "brax:stranger:x"):
         change(tmp_path / "run", 0, settings={"env": name})
         with pytest.raises(ValueError, match=r"would import a module; if you trust it, give env="):
             load(tmp_path / "run")

@@ -178,7 +178,7 @@ def breaking(kind, mode):
 )
 def test_an_environment_that_shows_nan_until_it_is_reset_begins_anew(kind, mode):
     env = breaking(kind, mode)
-    live = LiveEnvironments(lambda num_envs: env)
+    live = LiveEnvironments(lambda num_envs, seed: env)
     live.begin(jax.random.key(0), 2)
     first, *_ = collect_on_host(live, act, room(2, 5), 0, None)
     assert np.isnan(first.observation[3:, 0]).all()
@@ -191,7 +191,7 @@ def test_an_environment_that_shows_nan_until_it_is_reset_begins_anew(kind, mode)
 
 def test_evaluation_goes_on_with_all_where_it_cannot_begin_anew_in_some():
     env = Vector([lambda: probes.Counting(100), lambda: probes.Counting(4)], autoreset_mode=AutoresetMode.SAME_STEP)
-    live = LiveEnvironments(lambda num_envs: env)
+    live = LiveEnvironments(lambda num_envs, seed: env)
     live.begin(jax.random.key(0), 2)
     returns = play_on_host(live, act, lambda batch: (), 4, 6).return_sum
     # Cut after six steps: the second's episode that had begun two steps before is left out.
@@ -230,7 +230,7 @@ def test_evaluation_of_an_asynchronous_vector_stays_in_this_process(made):
         env = gymnasium.make_vec("CartPole-v1", 2, vectorization_mode="async", vector_kwargs={"context": "forkserver"})
     else:
         env = AsyncVectorEnv([lambda: probes.Counting(3)] * 2, context="forkserver", shared_memory=False)
-    again = jtrpo.TrainConfig(env, **SMALL).environment.make_evaluation(2)
+    again = jtrpo.TrainConfig(env, **SMALL).environment.make_evaluation(2, 0)
     assert type(again) is SyncVectorEnv
     assert (again.num_envs, again.single_observation_space) == (2, env.single_observation_space)
     env.close()

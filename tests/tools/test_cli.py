@@ -30,9 +30,16 @@ def test_compiled_programs_are_kept_in_the_users_cache_unless_a_place_is_chosen(
 
 def test_envs_lists_what_can_be_trained(capsys):
     main(["envs"])
-    lines = capsys.readouterr().out.split()
-    assert "CartPole-v1" in lines
-    assert "Breakout-MinAtar" in lines
+    out, err = capsys.readouterr()
+    assert {"CartPole-v1", "Breakout-MinAtar"} <= set(out.split())
+    assert ":" not in out
+    for suite in ("gymnasium", "brax", "envpool"):
+        assert f"jtrpo: {suite}: " in err
+    main(["envs", "cartpole"])
+    out, err = capsys.readouterr()
+    assert {"CartPole-v1", "gymnasium:CartPole-v1"} <= set(out.split())
+    assert "Acrobot-v1" not in out
+    assert not err
 
 
 @pytest.mark.parametrize(
@@ -51,6 +58,7 @@ def test_envs_lists_what_can_be_trained(capsys):
         (["evaluate", "/no/such/folder", "--episodes", "0"], ["episodes", "at least 1"]),
         (["train", "CartPole-v1", "--num-envs", "x"], ["num-envs", "x"]),
         (["train"], ["ENV"]),
+        (["envs", "zzz"], ["no id has 'zzz'"]),
         (["tran"], ["tran", "train, evaluate"]),
     ],
 )

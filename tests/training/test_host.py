@@ -25,7 +25,7 @@ STEPS = 7
 
 
 def live(lengths, mode):
-    environments = LiveEnvironments(lambda num_envs: counting(lengths, mode))
+    environments = LiveEnvironments(lambda num_envs, seed: counting(lengths, mode))
     environments.begin(jax.random.key(0), len(lengths))
     return environments
 

@@ -20,7 +20,7 @@ class Evaluate:
     directory: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """Folder that was given as --checkpoint-dir."""
     env: str | None = None
-    """Environment id, where the folder's is one that imports a module."""
+    """Environment id, where the folder's is one that imports a module, or to try the policy in another of the same spaces."""
     episodes: int = 128
     """Episodes to play, with the most likely actions and again with sampled ones."""
     seed: int = 0

@@ -20,7 +20,7 @@ class Watch:
     directory: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """Folder that was given as --checkpoint-dir."""
     env: str | None = None
-    """Environment id, where the folder's is one that imports a module."""
+    """Environment id, where the folder's is one that imports a module, or to try the policy in another of the same spaces."""
     out: Path = Path("policy.gif")
     """Picture to write (.gif, .webp or .png)."""
     sample: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False

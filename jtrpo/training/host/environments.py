@@ -60,7 +60,7 @@ class LiveEnvironments:
     """Environments on the host and where they stand: the one thing here that changes in place.
 
     Args:
-        make: ``(num_envs) -> VectorEnv``, called when they are needed.
+        make: ``(num_envs, seed) -> VectorEnv``, called when they are needed.
         lent: whether they are another's to close.
         metrics: names of the numbers of ``info`` to count.
         cost: name of the one that is a cost; ``None``: none is.
@@ -77,7 +77,7 @@ class LiveEnvironments:
 
     def __init__(
         self,
-        make: Callable[[int], VectorEnv] | None,
+        make: Callable[[int, int], VectorEnv] | None,
         lent: bool = False,
         metrics: tuple[str, ...] = (),
         cost: str | None = None,
@@ -89,9 +89,10 @@ class LiveEnvironments:
     def begin(self, key: PRNGKeyArray, num_envs: int, check_names: bool = False) -> None:
         """Begin an episode in every environment, once made with a look for the numbers by name; the key is consumed."""
         seed = int(jax.random.randint(key, (), 0, 2**30))
-        if self.vector is None:
+        if self.vector is None or self.vector.seeded_when_made:
             assert self._make is not None
-            vector = HostVector(self._make(num_envs), self._metrics, self._cost)
+            self.close()
+            vector = HostVector(self._make(num_envs, seed), self._metrics, self._cost)
             if check_names:
                 vector.check_names(seed)
             self.vector = vector
