@@ -183,6 +183,7 @@ class HostVector:
             isinstance(env.unwrapped, SyncVectorEnv | AsyncVectorEnv) or envpool.is_envpool(env)
         )
         self._observation: PyTree = ()
+        self._plain = _plain_numbers(env.single_observation_space)
         self._begins = np.zeros(env.num_envs, bool)
 
     def check_names(self, seed: int) -> None:
@@ -207,6 +208,11 @@ class HostVector:
             given = ", ".join(seen) or "none"
             raise ValueError(f"{setting} names {name!r}, which the info of {self.env} does not give; it gives {given}")
 
+    @property
+    def acts(self) -> Bool[np.ndarray, " N"]:
+        """Which environments take the next action; the others only begin an episode."""
+        return ~self._begins
+
     def reset(self, seed: int) -> PyTree:
         """Begin an episode in every environment; return the observations.
 
@@ -225,7 +231,7 @@ class HostVector:
             ValueError: an episode's end in ``SAME_STEP`` mode without ``info["final_obs"]``, or numbers of another shape than one
                 for each environment.
         """
-        acted = ~self._begins
+        acted = self.acts
         given, *numbers, info = self.env.step(action)
         observation = final = self._canonical(given)
         reward, terminated, truncated = map(np.asarray, numbers)
@@ -284,7 +290,19 @@ class HostVector:
         return final
 
     def _canonical(self, observation: PyTree, name: str = "observation") -> PyTree:
+        # What `canonical` would say, for what is most frequent and as it should be.
+        if self._plain is not None and isinstance(observation, np.ndarray):
+            shape, kind = self._plain
+            if observation.dtype.kind == "f" and observation.shape[1:] == shape:
+                return observation.astype(kind, copy=False)
         return canonical(self.env.single_observation_space, observation, name, np, batch=1)
+
+
+def _plain_numbers(space: spaces.Space) -> tuple[tuple[int, ...], np.dtype] | None:
+    """Shape, and type among JAX's, of observations that are one array of floating-point numbers."""
+    if not isinstance(space, spaces.Box) or np.dtype(space.dtype).kind != "f":
+        return None
+    return space.shape, np.dtype(jax.dtypes.canonicalize_dtype(space.dtype))
 
 
 def _is_numbers(value: Any, num_envs: int) -> bool:

@@ -229,7 +229,7 @@ class TrainConfig:
             check_spaces(self.environment.observation_space, self.environment.action_space, self.squash)
             seen = (self.policy_observation, self.critic_observation)
             check_parts(self.environment.observation_space, *seen, self.shared_torso)
-            check_host(self.environment, self.num_envs, self.mesh, self.sampling, self.has_memory)
+            check_host(self.environment, self.num_envs, self.mesh, self.sampling)
         if self.sampling == "vine":
             check_vine(self)
 

@@ -13,6 +13,7 @@ import jtrpo
 from jtrpo.tools import run as module
 from jtrpo.tools.checkpoint import Checkpoints
 from jtrpo.tools.run import run_training
+from jtrpo.training.episodes import summarize
 from jtrpo.training.host.collect import collect_on_host, play_on_host
 from jtrpo.training.host.environments import LiveEnvironments
 from jtrpo.training.rollout import Trajectory
@@ -60,15 +61,18 @@ def expected(lengths, first=0, steps=STEPS):
 @pytest.mark.parametrize("mode", MODES)
 def test_every_mode_gives_the_same_trajectory(mode):
     lengths = (2, 3, 10)
-    trajectory, episodes, _, unseen = collect_on_host(live(lengths, mode), act, room(3), 0, None)
+    trajectory, totals, _, beyond, unseen = collect_on_host(live(lengths, mode), act, room(3), 0, None)
     for name, value in expected(lengths).items():
         np.testing.assert_array_equal(getattr(trajectory, name), value, err_msg=name)
     np.testing.assert_array_equal(trajectory.log_prob, -trajectory.action)
+    episodes = jax.device_get(summarize(totals))
     if mode is AutoresetMode.NEXT_STEP:  # the others go on while the first begins its episodes
         assert trajectory.action[:, 0].tolist() == [0, 1, 3, 4, 6, 7, 9]
+        assert beyond.tolist() == [False, True, True]
         assert unseen.tolist() == [False, False, True]
         assert int(episodes.finished) == 3 + 2 + 1 + 0
     else:
+        assert not beyond.any()
         assert (trajectory.action == np.arange(STEPS)[:, None]).all()
         assert int(episodes.finished) == 3 + 2
         returns = [0 + 1, 100 + 101, 200 + 201, 0 + 1 + 2, 100 + 101 + 102]
@@ -82,10 +86,10 @@ def test_the_next_collection_goes_on_where_the_last_one_stopped(mode):
     environments = live((4, 4), mode)
     total = 0
     for first in (0, STEPS, 2 * STEPS):
-        trajectory, episodes, _, _ = collect_on_host(environments, act, room(2), 0, None)
+        trajectory, episodes, *_ = collect_on_host(environments, act, room(2), 0, None)
         for name, value in expected((4, 4), first).items():
             np.testing.assert_array_equal(getattr(trajectory, name), value, err_msg=name)
-        total += int(episodes.finished)
+        total += int(episodes.finished.sum())
     assert total == 2 * (3 * STEPS // 4)
 
 
@@ -115,7 +119,7 @@ def test_first_episodes_are_cut_at_spread_times_and_the_cut_is_a_truncation():
     cuts = []
     for update in range(4):
         before = environments.vector.env.envs
-        trajectory, _, _, _ = collect_on_host(environments, act, room(4, 2), update, 8)
+        trajectory, *_ = collect_on_host(environments, act, room(4, 2), update, 8)
         cuts.append(np.flatnonzero(trajectory.truncated[-1]).tolist())
         for i in cuts[-1]:
             assert environments.observation[i, 0] == 10
@@ -231,8 +235,35 @@ def test_memory_and_reuse_train_on_the_host_too():
     assert float(metrics.policy.kl) > 0
     # The episodes under way began with the collection: four steps, ended by the last one.
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(state.env_state.memory))
-    with pytest.raises(ValueError, match=r"a memory needs environments that reset in the same step"):
-        trained(AutoresetMode.NEXT_STEP, memory="gru")
+
+
+def test_a_step_that_only_begins_an_episode_empties_the_memory_and_learning_is_the_same_to_the_bit():
+    settings = {"memory": "gru", "total_timesteps": 108}
+    one, other = (trained(mode, **settings)[1] for mode in (AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP))
+    everything = ("policy_params", "critic_params", "observation_statistics", "discounted_return", "env_state")
+    for name in everything:
+        jax.tree.map(np.testing.assert_array_equal, getattr(one, name), getattr(other, name))
+    assert any(leaf.any() for leaf in jax.tree.leaves(one.env_state.memory))  # in the middle of an episode
+
+
+def test_what_an_environment_does_beyond_its_samples_is_remembered_and_its_rewards_end_with_their_episode():
+    config = jtrpo.TrainConfig(
+        counting((2, 10), AutoresetMode.NEXT_STEP), **{**SMALL, "num_steps": 7, "total_timesteps": 14, "memory": "gru"}
+    )
+    trainer, agent = jtrpo.make_host_trainer(config), jtrpo.make_agent(config)
+    start = trainer.init(jax.random.key(0))
+    state, _ = trainer.step(start)
+    # The first takes three steps to begin episodes; meanwhile the second sees its steps 0 to 9, of which seven are samples,
+    # ends its episode, and has begun no other.
+    jax.tree.map(lambda leaf: np.testing.assert_array_equal(leaf[1], 0), state.env_state.memory)
+    assert state.discounted_return.tolist()[1] == 0
+    config = dataclasses.replace(config, env=counting((2, 100), AutoresetMode.NEXT_STEP))
+    state, _ = jtrpo.make_host_trainer(config).step(start)
+    memory = agent.empty_memory(1)
+    for t in range(10):
+        _, memory = agent.policy_and_critic(start, jnp.full((1, 1), float(t)), memory)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a[1], b[0], atol=1e-5), state.env_state.memory, memory)
+    assert state.discounted_return[1] > 0
 
 
 def test_a_state_that_is_not_the_last_one_begins_its_environments_anew(in_the_same_step, caplog, monkeypatch):

@@ -2,19 +2,15 @@
 
 from typing import Any
 
-from gymnasium.vector import AutoresetMode
-
 from jtrpo.envs.gymnasium import HostEnvironment
 from jtrpo.envs.protocol import Environment
 
 
-def check_host(
-    environment: Environment | HostEnvironment, num_envs: int, mesh: Any, sampling: str, has_memory: bool
-) -> None:
+def check_host(environment: Environment | HostEnvironment, num_envs: int, mesh: Any, sampling: str) -> None:
     """Raise where an environment is on the host and a setting asks for what only one in JAX can do.
 
     Raises:
-        ValueError: another number of environments than a vector has, a mesh, vine sampling, or a memory with ``NEXT_STEP`` mode.
+        ValueError: another number of environments than a vector has, a mesh, or vine sampling.
     """
     if not isinstance(environment, HostEnvironment):
         return
@@ -25,9 +21,4 @@ def check_host(
     if sampling == "vine":
         raise ValueError(
             f"sampling='vine' goes back to states, which {environment} cannot be set to; use an environment in JAX"
-        )
-    if has_memory and environment.mode is AutoresetMode.NEXT_STEP:
-        raise ValueError(
-            f"a memory needs environments that reset in the same step: make {environment} with "
-            "autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP"
         )

@@ -5,19 +5,19 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Bool, Float, PyTree
 
-from jtrpo.training.episodes import EpisodeSummary, EpisodeTotals, add_finished, no_episodes
+from jtrpo.training.episodes import EpisodeTotals, add_finished, no_episodes
 from jtrpo.training.host.environments import LiveEnvironments
 from jtrpo.training.rollout import Trajectory, finite, reset_memory, staggered_resets
 
-Act = Callable[..., tuple[PyTree, Float[Array, " N"], PyTree, PyTree]]
-"""``(*, observation, memory, step) -> (action, log_prob, action for the environment, memory)``."""
+Act = Callable[..., tuple[PyTree, Float[np.ndarray, " N"], PyTree, PyTree]]
+"""``(*, observation, memory, step) -> (action, log_prob, action for the environment, memory)``, in NumPy all but the memory."""
 
 
 def collect_on_host(
     live: LiveEnvironments, act: Act, trajectory: Trajectory, update: int, max_episode_steps: int | None
-) -> tuple[Trajectory, EpisodeSummary, PyTree, Bool[np.ndarray, " N"]]:
+) -> tuple[Trajectory, EpisodeTotals, PyTree, Bool[np.ndarray, " N"], Bool[np.ndarray, " N"]]:
     """Fill a trajectory; each environment has a row of its own to write to next, since not every step is a sample.
 
     Args:
@@ -28,28 +28,38 @@ def collect_on_host(
         max_episode_steps: the time limit, for :func:`staggered_resets`; ``None``: no first episode is cut.
 
     Returns:
-        ``(trajectory, episodes, memory, unseen_end)``, the last where an episode ended after the trajectory did.
+        ``(trajectory, episodes, memory, beyond, unseen_end)``, the last two where an environment went on after its last
+        sample, and where an episode ended then.
     """
     num_steps, num_envs = trajectory.reward.shape
     memory, row, step = trajectory.memory, np.zeros(num_envs, int), 0
-    unseen_end = np.zeros(num_envs, bool)
+    beyond, unseen_end = np.zeros((2, num_envs), bool)
+    before_step = (trajectory.observation, trajectory.action, trajectory.log_prob)
+    after_step = (
+        trajectory.reward,
+        trajectory.terminated,
+        trajectory.truncated,
+        trajectory.final_observation,
+        trajectory.cost,
+    )
     while row.min() < num_steps:
         action, log_prob, to_environment, memory = act(observation=live.observation, memory=memory, step=step)
-        action, log_prob, to_environment = jax.device_get((action, log_prob, to_environment))
-        before = jax.tree.map(np.copy, live.observation)  # an environment may write into the same memory
+        acts, full = live.acts, row == num_steps
+        sample = np.flatnonzero(acts & ~full)
+        # Before the step: an environment may write into the same memory.
+        _write(before_step, row, sample, (live.observation, action, log_prob))
         result = live.step(to_environment)
         live.episodes.add(result)
         done = result.terminated | result.truncated
-        memory = reset_memory_on_host(memory, done | ~result.acted, (before, action, log_prob))
-        unseen_end |= done & (row == num_steps)
-        sample = np.flatnonzero(result.acted & (row < num_steps))
+        memory = reset_memory_on_host(memory, done | ~acts)
+        beyond |= acts & full
+        unseen_end |= done & full
         ends = (result.terminated, result.truncated)
-        record = (before, action, log_prob, result.reward, *ends, result.final_observation, result.cost)
-        _write(trajectory, row, sample, record)
+        _write(after_step, row, sample, (result.reward, *ends, result.final_observation, result.cost))
         row[sample] += 1
-        step += bool(result.acted.any())
-    cut = ~np.asarray(finite(live.observation, (num_envs,)))
-    if max_episode_steps is not None and num_steps < max_episode_steps:
+        step += bool(acts.any())
+    cut = ~np.asarray(_compiled_finite(live.observation, (num_envs,)))
+    if max_episode_steps is not None and (update + 1) * num_steps < max_episode_steps:  # the last cut comes before
         cut |= np.asarray(staggered_resets(trajectory, jnp.int32(update), max_episode_steps))
     cut &= ~np.asarray(trajectory.done[-1])
     if cut.any():
@@ -57,13 +67,14 @@ def collect_on_host(
         live.episodes.reset_where(cut)
         memory = reset_memory_on_host(memory, cut)
         np.asarray(trajectory.truncated)[-1] |= cut & ~np.asarray(trajectory.done[-1])  # in place: these are NumPy's
-    return trajectory, live.episodes.summary(), memory, unseen_end
+    return trajectory, live.episodes.take(), memory, beyond, unseen_end
 
 
-def _write(trajectory: Trajectory, row: np.ndarray, env: np.ndarray, record: tuple) -> None:
-    pairs = zip(jax.tree.leaves(trajectory._replace(memory=())), jax.tree.leaves(record), strict=True)
-    for into, one in pairs:
-        into[row[env], env] = one[env]
+def _write(room: tuple, row: np.ndarray, env: np.ndarray, record: tuple) -> None:
+    every = len(env) == len(row)
+    row = row[env]
+    for into, one in zip(jax.tree.leaves(room), jax.tree.leaves(record), strict=True):
+        into[row, env] = one if every else one[env]
 
 
 def play_on_host(
@@ -89,7 +100,7 @@ def play_on_host(
     memory, step = empty_memory(num_envs), 0
     while any(len(returns) < most for returns, most in zip(played, wanted, strict=True)):
         *_, to_environment, memory = act(observation=live.observation, memory=memory, step=step)
-        result = live.step(jax.device_get(to_environment))
+        result = live.step(to_environment)
         live.episodes.count(result)
         done = result.terminated | result.truncated
         endless = ~done & (live.episodes.lengths >= max_steps)
@@ -107,11 +118,9 @@ def play_on_host(
     return add_finished(none, ended, returns, lengths, np, cost, sums, last)  # type: ignore[arg-type]
 
 
-def reset_memory_on_host(memory: PyTree, done: Bool[np.ndarray, " N"], seen: PyTree = ()) -> PyTree:
-    """Empty the memory where an episode ended or what was seen is not finite."""
-    return _compiled_reset(memory, done, seen) if jax.tree.leaves(memory) else memory
+def reset_memory_on_host(memory: PyTree, done: Bool[np.ndarray, " N"]) -> PyTree:
+    """Empty the memory where an episode ended, or only begins."""
+    return _compiled_reset(memory, done) if jax.tree.leaves(memory) else memory
 
 
-@jax.jit
-def _compiled_reset(memory: PyTree, done: Bool[Array, " N"], seen: PyTree) -> PyTree:
-    return reset_memory(memory, done | ~finite(seen, done.shape))
+_compiled_reset, _compiled_finite = jax.jit(reset_memory), jax.jit(finite, static_argnums=1)

@@ -9,12 +9,12 @@ from gymnasium.vector import VectorEnv
 from jaxtyping import Bool, PRNGKeyArray, PyTree
 
 from jtrpo.envs.gymnasium import HostStep, HostVector
-from jtrpo.training.episodes import EpisodeSummary, EpisodeTotals, add_finished, no_episodes, summarize
+from jtrpo.training.episodes import EpisodeTotals, add_finished, no_episodes
 from jtrpo.training.state import TrainState
 
 
 class EpisodeCounts:
-    """Returns and lengths of the episodes under way, and of those that finished since the last summary."""
+    """Returns and lengths of the episodes under way, and of those that finished since they were last taken."""
 
     def __init__(self, num_envs: int, metrics: tuple[str, ...] = (), has_cost: bool = False):
         self.returns, self.lengths = np.zeros(num_envs), np.zeros(num_envs, int)
@@ -34,6 +34,8 @@ class EpisodeCounts:
         """Count a step, and the episodes that end with it."""
         self.count(result)
         done: Any = result.terminated | result.truncated
+        if not done.any():
+            return
         returns, lengths, sums, last = self.returns, self.lengths, self.metrics, result.metrics
         self._totals = add_finished(self._totals, done, returns, lengths, np, self.cost, sums, last)  # type: ignore[arg-type]
         self.reset_where(done)
@@ -47,10 +49,10 @@ class EpisodeCounts:
         for total in (self.returns, self.lengths, *self.metrics.values(), *jax.tree.leaves(self.cost)):
             total[which] = 0
 
-    def summary(self) -> EpisodeSummary:
-        """What finished since the last summary."""
+    def take(self) -> EpisodeTotals:
+        """What finished since it was last taken."""
         totals, self._totals = self._totals, self._none()
-        return jax.device_get(summarize(totals))
+        return totals
 
     def _none(self) -> EpisodeTotals:
         return no_episodes(len(self.returns), np, self.cost, self.metrics)
@@ -98,6 +100,12 @@ class LiveEnvironments:
             self.vector = vector
         self.observation = self.vector.reset(seed)
         self.episodes = EpisodeCounts(self.vector.num_envs, self._metrics, self._cost is not None)
+
+    @property
+    def acts(self) -> Bool[np.ndarray, " N"]:
+        """Which environments take the next action; the others only begin an episode."""
+        assert self.vector is not None
+        return self.vector.acts
 
     def step(self, action: PyTree) -> HostStep:
         """Act once in every environment."""

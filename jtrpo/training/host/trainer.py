@@ -2,27 +2,29 @@
 
 import logging
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from gymnasium.vector import AutoresetMode
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from jtrpo.envs.actions import environment_action
 from jtrpo.envs.gymnasium import HostEnvironment, batch_example
 from jtrpo.training.config import TrainConfig, check_config
 from jtrpo.training.custom import try_own_functions
-from jtrpo.training.episodes import EpisodeSummary, summarize
+from jtrpo.training.episodes import EpisodeTotals, summarize
 from jtrpo.training.evaluation import check_evaluate
-from jtrpo.training.host.collect import collect_on_host, play_on_host
+from jtrpo.training.host.collect import Act, collect_on_host, play_on_host
 from jtrpo.training.host.environments import EpisodeCounts, LiveEnvironments
 from jtrpo.training.hyperparams import Hyperparams, check_hyperparams
 from jtrpo.training.keys import keys_for, one_key
 from jtrpo.training.learner import Learner, make_learner
+from jtrpo.training.packing import Packing
 from jtrpo.training.reuse import empty_window
-from jtrpo.training.rollout import RolloutState, Trajectory
+from jtrpo.training.rollout import RolloutState, Trajectory, expand, finite, reset_memory
 from jtrpo.training.samples import mask_invalid
 from jtrpo.training.state import Metrics, TrainState, check_state, step_keys
 from jtrpo.training.trainer import Trainer, make_trainer
@@ -107,70 +109,140 @@ class _HostTraining:
         self.live = LiveEnvironments(environment.make, lent[0], *own)
         self.live_evaluation = LiveEnvironments(environment.make_evaluation, lent[1], *own)
         # One jitted function for each trainer: jit looks up a new bound method by its whole object.
-        self._act = jax.jit(self.act, static_argnames="deterministic")
-        self._begin, self._learn = jax.jit(self.begin), jax.jit(learner.learn)
+        self._begin, self._learn, self._prepare = jax.jit(self.begin), jax.jit(self.learn), jax.jit(self.prepare)
+        self._pack = jax.jit(self.pack)
+        self._act, self._act_greedily = jax.jit(partial(self.act, False)), jax.jit(partial(self.act, True))
+
+    @cached_property
+    def start(self) -> TrainState:
+        """Shapes of the first state, without a window."""
+        return jax.eval_shape(self.begin_without_window, jax.eval_shape(lambda: jax.random.key(0)), Hyperparams())
+
+    @cached_property
+    def acting(self) -> Packing:
+        """Of what acting needs of a state."""
+        return Packing(self.needed(self.start))
+
+    @cached_property
+    def answer(self) -> Packing:
+        """Of an action, its log-probability and the action as the environment takes it."""
+        observation = batch_example(self.environment.observation_space, self.config.num_envs)
+        shapes = jax.eval_shape(partial(self.decide, False), self.start, observation, self.start.env_state.memory, 0)
+        return Packing(shapes[0], batch=1)
+
+    def needed(self, state: TrainState) -> TrainState:
+        nothing: Any = ()
+        kept = ["policy_params", "observation_statistics", "key"]
+        kept += ["critic_params", "target_statistics"] if self.follows_critic else []
+        return TrainState(**{name: getattr(state, name) if name in kept else nothing for name in TrainState._fields})
+
+    @property
+    def follows_critic(self) -> bool:
+        """Whether the critic's memory must be had from acting: where environments go on beyond the samples."""
+        memory = self.start.env_state.memory
+        return self.environment.mode is AutoresetMode.NEXT_STEP and bool(jax.tree.leaves(memory.critic))
+
+    def prepare(self, state: TrainState) -> tuple[list[Array], PRNGKeyArray]:
+        """What a collection acts on, in few arrays, and a key to begin the environments with."""
+        action_key, reset_key = jax.random.split(step_keys(state)[1])
+        return self.pack(state._replace(key=action_key)), reset_key
+
+    def pack(self, state: TrainState) -> list[Array]:
+        return self.acting.pack(self.needed(state))
+
+    def decide(
+        self, deterministic: bool, state: TrainState, observation: PyTree, memory: PyTree, step: Any
+    ) -> tuple[tuple[PyTree, Array, PyTree], PyTree]:
+        act = self.agent.policy_and_critic if self.follows_critic else self.agent.policy
+        distribution, memory = act(state, observation, memory)
+        key = jax.random.fold_in(state.key, step // self.config.noise_interval)
+        action = distribution.mode() if deterministic else distribution.sample(key)
+        log_prob = distribution.log_prob(action)
+        to_environment = environment_action(self.environment.action_space, action, self.config.squash)
+        memory = reset_memory(memory, ~finite((observation, action, log_prob), log_prob.shape))
+        return (action, log_prob, to_environment), memory
 
     def act(
-        self,
-        state: Any,
-        observation: PyTree,
-        memory: PyTree,
-        key: PRNGKeyArray,
-        step: Any,
-        *,
-        deterministic: bool = False,
-    ) -> tuple[PyTree, PyTree, Array, PyTree]:
-        distribution, memory = self.agent.policy(state, observation, memory)
-        key = jax.random.fold_in(key, step // self.config.noise_interval)
-        action = distribution.mode() if deterministic else distribution.sample(key)
-        to_environment = environment_action(self.environment.action_space, action, self.config.squash)
-        return action, distribution.log_prob(action), to_environment, memory
+        self, deterministic: bool, packed: list[Array], observation: PyTree, memory: PyTree, step: Any
+    ) -> tuple[list[Array], PyTree]:
+        answer, memory = self.decide(deterministic, self.acting.unpack(packed), observation, memory, step)
+        return self.answer.pack(answer), memory
+
+    def policy(self, packed: list[Array], deterministic: bool = False) -> Act:
+        """Acting on the host; actions and log-probabilities stay packed together, in the place of the action."""
+        compiled = self._act_greedily if deterministic else self._act
+
+        def act(observation: PyTree, memory: PyTree, step: int) -> tuple[PyTree, Any, PyTree, PyTree]:
+            answer, memory = compiled(packed, observation, memory, np.int32(step))
+            answer = [np.asarray(x) for x in answer]
+            return answer, (), self.answer.unpack(answer)[2], memory
+
+        return act
 
     def init(self, key: PRNGKeyArray, hyperparams: Hyperparams = Hyperparams()) -> TrainState:
         return jax.tree.map(jnp.copy, self._begin(one_key(key), check_hyperparams(hyperparams)))
 
     def begin(self, key: PRNGKeyArray, hyperparams: Hyperparams) -> TrainState:
-        # Environments on the host do not give their states, so these are not part of a training's state.
-        nothing: Any = ()
-        memory = self.agent.empty_memory(self.config.num_envs)
-        env_state = RolloutState(nothing, nothing, nothing, nothing, memory)
-        observation = batch_example(self.environment.observation_space)
-        state = self.learner.init(key, hyperparams, env_state, observation)
+        state = self.begin_without_window(key, hyperparams)
         if self.config.reuse > 1:
             example = jax.eval_shape(lambda state: mask_invalid(self.empty_trajectory(state)), state)
             state = state._replace(window=empty_window(example, self.config.reuse))
         return state
 
+    def begin_without_window(self, key: PRNGKeyArray, hyperparams: Hyperparams) -> TrainState:
+        # Environments on the host do not give their states, so these are not part of a training's state.
+        nothing: Any = ()
+        memory = self.agent.empty_memory(self.config.num_envs)
+        env_state = RolloutState(nothing, nothing, nothing, nothing, memory)
+        observation = batch_example(self.environment.observation_space)
+        return self.learner.init(key, hyperparams, env_state, observation)
+
     def empty_trajectory(self, state: TrainState) -> Trajectory:
         """Room for one collection, in NumPy."""
-        observation = batch_example(self.environment.observation_space, self.config.num_envs)
-        action, log_prob, *_ = jax.eval_shape(
-            self._act, _acting(state), observation, state.env_state.memory, state.key, 0
-        )
+        return self.unpacked(self.room(state))
+
+    def room(self, state: TrainState) -> Trajectory:
+        """The same, with actions and log-probabilities as :meth:`policy` has them."""
+        num_envs = self.config.num_envs
+        observation = batch_example(self.environment.observation_space, num_envs)
         room = partial(jax.tree.map, lambda x: np.zeros((self.config.num_steps, *x.shape), x.dtype))
-        number, flag = jax.ShapeDtypeStruct(log_prob.shape, log_prob.dtype), jax.ShapeDtypeStruct(log_prob.shape, bool)
-        steps = (observation, action, number, number, flag, flag, observation)
+        number = jax.ShapeDtypeStruct((num_envs,), jax.dtypes.canonicalize_dtype(float))
+        flag = jax.ShapeDtypeStruct((num_envs,), bool)
+        steps = (observation, self.answer.packed, (), number, flag, flag, observation)
         cost = () if self.config.env_cost is None else room(number)
         return Trajectory(*(room(each) for each in steps))._replace(memory=state.env_state.memory, cost=cost)
 
+    def unpacked(self, trajectory: Trajectory) -> Trajectory:
+        action, log_prob, _ = self.answer.unpack(trajectory.action)
+        return trajectory._replace(action=action, log_prob=log_prob)
+
     def step(self, state: TrainState) -> tuple[TrainState, Metrics]:
         check_state(state)
-        state, trajectory, episodes = self.collect(state, step_keys(state)[1])
-        state, metrics = self._learn(state, trajectory, episodes)
+        state, metrics = self._learn(*self.collect(state))
         self.live.belong_to(state)
         return state, metrics
 
-    def collect(self, state: TrainState, key: PRNGKeyArray) -> tuple[TrainState, Trajectory, EpisodeSummary]:
-        action_key, reset_key = jax.random.split(key)
+    def collect(self, state: TrainState) -> tuple[TrainState, Trajectory, EpisodeTotals, np.ndarray, np.ndarray]:
+        packed, reset_key = self._prepare(state)
         if not self.live.claimed_by(state):
             state = self.reset(state, reset_key)
-        policy, update = partial(self._act, _acting(state), key=action_key), int(state.update)
-        trajectory, episodes, memory, unseen_end = collect_on_host(
-            self.live, policy, self.empty_trajectory(state), update, self.environment.max_episode_steps
+        trajectory, episodes, memory, beyond, unseen_end = collect_on_host(
+            self.live, self.policy(packed), self.room(state), int(state.update), self.environment.max_episode_steps
         )
+        state = state._replace(env_state=state.env_state._replace(memory=memory))
+        return state, self.unpacked(trajectory), episodes, beyond, unseen_end
+
+    def learn(
+        self, state: TrainState, trajectory: Trajectory, episodes: EpisodeTotals, beyond: Array, unseen_end: Array
+    ) -> tuple[TrainState, Metrics]:
+        acted = state.env_state.memory
+        state, metrics = self.learner.learn(state, trajectory, summarize(episodes))
+        # What followed the last sample, nothing was learned from; but the memory has seen it.
         running = jnp.where(unseen_end, 0.0, state.discounted_return)
-        env_state = state.env_state._replace(memory=memory)
-        return state._replace(env_state=env_state, discounted_return=running), trajectory, episodes
+        seen = lambda acted, learned: jnp.where(expand(beyond, acted.ndim), acted, learned)  # noqa: E731
+        critic = jax.tree.map(seen, acted.critic, state.env_state.memory.critic)
+        memory = state.env_state.memory._replace(critic=critic)
+        return state._replace(env_state=state.env_state._replace(memory=memory), discounted_return=running), metrics
 
     def reset(self, state: TrainState, key: PRNGKeyArray) -> TrainState:
         if state.update > 0:
@@ -197,7 +269,7 @@ class _HostTraining:
         check_evaluate(state, num_episodes, deterministic, max_steps, summary)
         action_key, reset_key = keys_for(key, "evaluation", "evaluation environments")
         self.live_evaluation.begin(reset_key, self.config.num_envs)
-        policy = partial(self._act, _acting(state), key=action_key, deterministic=deterministic)
+        policy = self.policy(self._pack(state._replace(key=action_key)), deterministic)
         played = play_on_host(self.live_evaluation, policy, self.agent.empty_memory, num_episodes, max_steps)
         returns = np.asarray(played.return_sum, jax.dtypes.canonicalize_dtype(float))
         return (returns, jax.device_get(summarize(played))) if summary else returns
@@ -205,11 +277,11 @@ class _HostTraining:
     def compile(self) -> Metrics:
         state = self.init(jax.random.key(0))
         observation = batch_example(self.environment.observation_space, self.config.num_envs)
+        packed, _ = self._prepare(state)
         for deterministic in (False, True):
-            self._act(_acting(state), observation, state.env_state.memory, state.key, 0, deterministic=deterministic)
-        num_envs, cost = self.config.num_envs, self.config.env_cost
-        episodes = EpisodeCounts(num_envs, self.config.env_metrics, cost is not None).summary()
-        return self._learn(state, self.empty_trajectory(state), episodes)[1]
+            self.policy(packed, deterministic)(observation, state.env_state.memory, 0)
+        none = EpisodeCounts(self.config.num_envs, self.config.env_metrics, self.config.env_cost is not None).take()
+        return self._learn(state, self.empty_trajectory(state), none, *np.zeros((2, self.config.num_envs), bool))[1]
 
     def update(self, key: PRNGKeyArray) -> tuple[TrainState, Metrics]:
         """The first one, on shapes alone."""
@@ -219,10 +291,3 @@ class _HostTraining:
     def close(self) -> None:
         self.live.close()
         self.live_evaluation.close()
-
-
-def _acting(state: TrainState) -> TrainState:
-    """The parts of a state that acting needs; the rest would only cost time at every step."""
-    nothing: Any = ()
-    kept = ("policy_params", "critic_params", "observation_statistics", "target_statistics")
-    return TrainState(**{name: getattr(state, name) if name in kept else nothing for name in TrainState._fields})
