@@ -246,24 +246,31 @@ def test_a_step_that_only_begins_an_episode_empties_the_memory_and_learning_is_t
     assert any(leaf.any() for leaf in jax.tree.leaves(one.env_state.memory))  # in the middle of an episode
 
 
-def test_what_an_environment_does_beyond_its_samples_is_remembered_and_its_rewards_end_with_their_episode():
-    config = jtrpo.TrainConfig(
-        counting((2, 10), AutoresetMode.NEXT_STEP), **{**SMALL, "num_steps": 7, "total_timesteps": 14, "memory": "gru"}
-    )
-    trainer, agent = jtrpo.make_host_trainer(config), jtrpo.make_agent(config)
+def beyond(length, **settings):
+    """A collection of seven steps each, in which the first environment begins three episodes, each by a step of its own.
+
+    Meanwhile the second sees its steps 0 to 9, of which seven are samples.
+    """
+    both = counting((2, length), AutoresetMode.NEXT_STEP)
+    config = jtrpo.TrainConfig(both, **{**SMALL, "num_steps": 7, "total_timesteps": 14, **settings})
+    trainer = jtrpo.make_host_trainer(config)
     start = trainer.init(jax.random.key(0))
-    state, _ = trainer.step(start)
-    # The first takes three steps to begin episodes; meanwhile the second sees its steps 0 to 9, of which seven are samples,
-    # ends its episode, and has begun no other.
-    jax.tree.map(lambda leaf: np.testing.assert_array_equal(leaf[1], 0), state.env_state.memory)
-    assert state.discounted_return.tolist()[1] == 0
-    config = dataclasses.replace(config, env=counting((2, 100), AutoresetMode.NEXT_STEP))
-    state, _ = jtrpo.make_host_trainer(config).step(start)
+    return config, start, trainer.step(start)[0]
+
+
+def test_an_episode_that_ends_beyond_the_samples_ends_the_return_that_rewards_are_scaled_by():
+    _, _, state = beyond(10)
+    assert state.discounted_return[0] > 0
+    assert state.discounted_return[1] == 0
+
+
+def test_the_memory_knows_what_an_environment_did_beyond_its_samples():
+    config, start, state = beyond(100, memory="gru")
+    agent = jtrpo.make_agent(config)
     memory = agent.empty_memory(1)
     for t in range(10):
         _, memory = agent.policy_and_critic(start, jnp.full((1, 1), float(t)), memory)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a[1], b[0], atol=1e-5), state.env_state.memory, memory)
-    assert state.discounted_return[1] > 0
 
 
 def test_a_state_that_is_not_the_last_one_begins_its_environments_anew(in_the_same_step, caplog, monkeypatch):
