@@ -1,0 +1,34 @@
+"""Seeds of a MuJoCo study go on where they stopped, and are put together."""
+
+import json
+import sys
+
+import pytest
+
+pytest.importorskip("envpool")
+from benchmarks import mujoco
+
+SMALL = {"hidden_sizes": [8], "num_envs": 2, "num_steps": 64, "critic_minibatches": 1}
+
+
+@pytest.mark.slow
+def test_seeds_are_trained_once_and_put_together(tmp_path, monkeypatch):
+    monkeypatch.setattr(mujoco, "EPISODES", 2)
+    monkeypatch.setattr(mujoco, "POINTS", 2)
+
+    def main(*options):
+        fixed = ["InvertedPendulum-v5", "--steps", "512", "--out", str(tmp_path)]
+        monkeypatch.setattr(sys, "argv", ["mujoco", *fixed, "--settings", json.dumps(SMALL), *options])
+        mujoco.main()
+
+    main("--seeds", "1")
+    first = (tmp_path / "InvertedPendulum-v5" / "0.json").read_bytes()
+    main("--seeds", "2")
+    assert (tmp_path / "InvertedPendulum-v5" / "0.json").read_bytes() == first
+    entry = json.loads((tmp_path / "InvertedPendulum-v5.json").read_text())
+    assert entry["seeds"] == 2
+    assert entry["kl_violations"] == 0
+    assert len(entry["curve"]) == 2
+    assert "InvertedPendulum-v5 | 512 | 2 |" in (tmp_path / "table.md").read_text()
+    with pytest.raises(SystemExit, match="other settings"):
+        main("--settings", "{}")
