@@ -34,6 +34,7 @@ def config(env, **settings):
     return jtrpo.TrainConfig(env=env, **{**small, "total_timesteps": 128 * 30, **settings})
 
 
+@pytest.mark.slow
 def test_every_kind_of_action_space_trains_inside_its_bounds_and_learns():
     settings = config(Rewarding(EVERY_KIND))
     result = jax.jit(jtrpo.make_train(settings))(jax.random.key(0), NUMBERS)
