@@ -30,6 +30,7 @@ from jtrpo.tools.settings import describe
 from jtrpo.training.config import TrainConfig
 from jtrpo.training.host.trainer import HostTrainer, check_evaluation, trainer_for
 from jtrpo.training.hyperparams import Hyperparams
+from jtrpo.training.packing import Packing
 from jtrpo.training.report import OnUpdate
 from jtrpo.training.state import Metrics, TrainState, state_shardings
 from jtrpo.training.trainer import Trainer
@@ -104,6 +105,7 @@ def run_training(
     key, evaluation_key = jax.random.split(jax.random.key(seed))
     if isinstance(trainer, HostTrainer):
         metrics_like = trainer.compile()
+        trainer = _fetching(trainer)
     else:
         trainer, metrics_like = _compile(config, trainer, key, hyperparams, donate=not debug_nans)
     init, step, evaluate = trainer[:3]
@@ -125,7 +127,6 @@ def run_training(
                 break
             before = state
             state, metrics = step(state)
-            metrics = jax.device_get(metrics)
             if debug_nans:
                 _raise_where_not_finite(config, before, metrics)
             log.append(update, metrics)
@@ -203,20 +204,42 @@ def _totals(metrics: Metrics, known: np.ndarray) -> dict[str, Any]:
     }
 
 
+def _fetching(trainer: HostTrainer) -> HostTrainer:
+    """The same, with NumPy's metrics."""
+
+    def step(state: TrainState) -> tuple[TrainState, Metrics]:
+        state, metrics = trainer.step(state)
+        return state, jax.device_get(metrics)
+
+    return trainer._replace(step=step)
+
+
 def _compile(
     config: TrainConfig, trainer: Trainer, key: PRNGKeyArray, hyperparams: Hyperparams, *, donate: bool
 ) -> tuple[Trainer, Metrics]:
-    """The trainer's functions as programs, and the shapes of the metrics."""
+    """The trainer's functions as programs, ``step`` with NumPy's metrics, and the shapes of these."""
     shapes = jax.eval_shape(trainer.init, key, hyperparams)
     shardings = state_shardings(config.mesh, shapes)
     if shardings is not None:
         shapes = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
+    packings: list[Packing] = []  # the runtime takes long over forty scalars
+
+    def packed_step(state: TrainState) -> tuple[TrainState, list[Any]]:
+        state, metrics = trainer.step(state)
+        packings.append(Packing(metrics))
+        return state, packings[0].pack(metrics)
+
     lowered = (
         jax.jit(trainer.init).lower(key, hyperparams),
-        jax.jit(trainer.step, donate_argnums=0 if donate else ()).lower(shapes),
+        jax.jit(packed_step, donate_argnums=0 if donate else ()).lower(shapes),
         jax.jit(trainer.evaluate, static_argnums=2).lower(shapes, key, EVALUATION_EPISODES),
     )
     with ThreadPoolExecutor() as pool:  # the compiler releases the GIL: together they take as long as the longest
         init, step, evaluate = pool.map(lambda each: each.compile(), lowered)
     evaluate_compiled = lambda state, key, num_episodes: evaluate(state, key)  # noqa: E731  # their number is compiled in
-    return Trainer(init, step, evaluate_compiled), lowered[1].out_info[1]
+
+    def step_and_fetch(state: TrainState) -> tuple[TrainState, Metrics]:
+        state, packed = step(state)
+        return state, packings[0].unpack(jax.device_get(packed))
+
+    return Trainer(init, step_and_fetch, evaluate_compiled), packings[0].like

@@ -16,6 +16,7 @@ class Packing:
         batch: leading axes that all have in common, and keep.
 
     Attributes:
+        like: shapes and types of the pytree.
         packed: shapes and types of what :meth:`pack` gives.
     """
 
@@ -32,7 +33,8 @@ class Packing:
             self._shapes.append(shape)
             self._types.append(leaf.dtype)
         self._batch, self._widths = batch, [width for width in ends if width is not None]
-        self.packed = jax.eval_shape(self.pack, like)
+        self.like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), like)
+        self.packed = jax.eval_shape(self.pack, self.like)
 
     def pack(self, tree: PyTree) -> list[Array]:
         """Side by side: an array ``[*batch, size]`` for each width, and what is no plain number as it is."""
@@ -52,7 +54,7 @@ class Packing:
                 continue
             part = arrays[width][..., begin:end]
             part = part.view(kind) if isinstance(part, np.ndarray) else _from_bits(part, kind)
-            leaves.append(part.reshape(*part.shape[:-1], *shape))
+            leaves.append(part.reshape((*part.shape[:-1], *shape)))
         return jax.tree.unflatten(self._structure, leaves)
 
 

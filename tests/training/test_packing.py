@@ -26,6 +26,15 @@ def test_every_number_comes_back_to_the_bit_and_as_few_arrays_as_there_are_width
             assert (one.dtype, one.shape, one.tobytes()) == (other.dtype, other.shape, np.asarray(other).tobytes())
 
 
+def test_scalars_lie_side_by_side():
+    tree = (jnp.float32(0.5), jnp.int32(-1), jnp.bool_(True))
+    packing = Packing(tree)
+    packed = jax.device_get(jax.jit(packing.pack)(tree))
+    assert [x.shape for x in packed] == [(2,), (1,)]
+    again = packing.unpack(packed)
+    assert [(x.shape, x.dtype, x.item()) for x in again] == [((), x.dtype, x.item()) for x in tree]
+
+
 def test_further_leading_axes_stay_and_what_is_no_number_passes():
     like = {"key": jax.random.split(jax.random.key(0), 2), "x": jnp.zeros((2, 3)), "y": jnp.zeros(2, bool)}
     packing = Packing(like, 1)
