@@ -36,6 +36,8 @@ from jtrpo.training.state import Metrics, TrainState, state_shardings
 from jtrpo.training.trainer import Trainer
 
 EVALUATION_EPISODES = 128
+QUICK = 0.1
+"""Seconds: an update that takes no longer is reported while the next one is computed."""
 
 
 class Run(NamedTuple):
@@ -71,7 +73,8 @@ def run_training(
         config: static settings.
         seed: of the random key.
         hyperparams: numbers of the algorithm.
-        on_update: called on the host after each update with its number (from 1) and its metrics.
+        on_update: called on the host after each update with its number (from 1) and its metrics; after a quick one, while the
+            next is computed.
         checkpoints: where to save the state, and beside it ``config.json``, ``metrics.csv`` and, at the end, ``summary.json`` and
             ``curve.png``.
         restored: what to go on from; the run then ends with the same bits as one that was never interrupted.
@@ -122,21 +125,36 @@ def run_training(
     if checkpoints is not None and is_lead():
         write_settings(checkpoints.directory, describe(config, hyperparams, seed))
     with MetricsLog(file, done, metrics_like) as log:
+        unreported: list[tuple[int, TrainState, Callable[[], Metrics]]] = []  # at most one
+
+        def report() -> None:
+            for update, before, fetch in unreported:
+                metrics = fetch()
+                if debug_nans:
+                    _raise_where_not_finite(config, before, metrics)
+                log.append(update, metrics)
+                on_update(update, metrics)
+            unreported.clear()
+
+        now = time.perf_counter()
         for update in range(done + 1, last + 1):
             if stop():
                 break
             before = state
-            state, metrics = step(state)
-            if debug_nans:
-                _raise_where_not_finite(config, before, metrics)
-            log.append(update, metrics)
-            on_update(update, metrics)
-            if checkpoints is not None and update < last:  # after the last one, the run is evaluated and saved below
-                evaluated = evaluate_every and update % evaluate_every == 0
-                if evaluated or update % checkpoint_every == 0:
-                    log.sync()
-                    checkpoints.save(state, float(score(state).mean()) if evaluated else None)
-                    saved = update
+            state, fetch = step(state)
+            report()
+            unreported.append((update, before, fetch))
+            since, now = now, time.perf_counter()
+            evaluated = bool(evaluate_every) and update % evaluate_every == 0
+            # After the last one, the run is evaluated and saved below.
+            saves = checkpoints is not None and update < last and (evaluated or update % checkpoint_every == 0)
+            if saves or debug_nans or update == done + 1 or now - since > QUICK:
+                report()
+            if checkpoints is not None and saves:
+                log.sync()
+                checkpoints.save(state, float(score(state).mean()) if evaluated else None)
+                saved = update
+        report()
         jax.block_until_ready(state)
         run_seconds = time.perf_counter() - compiled
         log.sync()
@@ -205,11 +223,11 @@ def _totals(metrics: Metrics, known: np.ndarray) -> dict[str, Any]:
 
 
 def _fetching(trainer: HostTrainer) -> HostTrainer:
-    """The same, with NumPy's metrics."""
+    """The same, but ``step`` returns a function that fetches the metrics."""
 
-    def step(state: TrainState) -> tuple[TrainState, Metrics]:
+    def step(state: TrainState) -> tuple[TrainState, Callable[[], Metrics]]:
         state, metrics = trainer.step(state)
-        return state, jax.device_get(metrics)
+        return state, lambda: jax.device_get(metrics)
 
     return trainer._replace(step=step)
 
@@ -217,7 +235,7 @@ def _fetching(trainer: HostTrainer) -> HostTrainer:
 def _compile(
     config: TrainConfig, trainer: Trainer, key: PRNGKeyArray, hyperparams: Hyperparams, *, donate: bool
 ) -> tuple[Trainer, Metrics]:
-    """The trainer's functions as programs, ``step`` with NumPy's metrics, and the shapes of these."""
+    """The trainer's functions as programs, and the shapes of the metrics, which ``step`` returns a function to fetch."""
     shapes = jax.eval_shape(trainer.init, key, hyperparams)
     shardings = state_shardings(config.mesh, shapes)
     if shardings is not None:
@@ -238,8 +256,8 @@ def _compile(
         init, step, evaluate = pool.map(lambda each: each.compile(), lowered)
     evaluate_compiled = lambda state, key, num_episodes: evaluate(state, key)  # noqa: E731  # their number is compiled in
 
-    def step_and_fetch(state: TrainState) -> tuple[TrainState, Metrics]:
+    def fetching_step(state: TrainState) -> tuple[TrainState, Callable[[], Metrics]]:
         state, packed = step(state)
-        return state, packings[0].unpack(jax.device_get(packed))
+        return state, lambda: packings[0].unpack(jax.device_get(packed))
 
-    return Trainer(init, step_and_fetch, evaluate_compiled), packings[0].like
+    return Trainer(init, fetching_step, evaluate_compiled), packings[0].like

@@ -52,6 +52,18 @@ def test_a_run_stopped_anywhere_and_resumed_ends_with_the_same_bits(tmp_path):
     )  # once more
 
 
+@pytest.mark.parametrize("quick", [0.0, 1e9])
+def test_every_update_is_reported_once_in_order_and_before_it_is_saved(tmp_path, monkeypatch, quick):
+    monkeypatch.setattr(module, "QUICK", quick)
+    seen, saved = [], []
+    monkeypatch.setattr(
+        Checkpoints, "save", lambda self, state, score=None: saved.append((int(state.update), len(seen)))
+    )
+    train(tmp_path, on_update=lambda update, metrics: seen.append((update, int(metrics.timesteps))))
+    assert seen == [(update, 64 * update) for update in range(1, 11)]
+    assert saved == [(update, update) for update in (2, 4, 6, 8, 10)]
+
+
 def test_evaluations_are_saved_with_their_score_and_the_summary_counts_refusals(tmp_path):
     run = train(tmp_path, evaluate_every=4, hyperparams=jtrpo.Hyperparams(critic_learning_rate=1e30))
     assert run.summary["critic_refused"] == 10
