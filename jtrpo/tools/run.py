@@ -40,6 +40,10 @@ QUICK = 0.1
 """Seconds: an update that takes no longer is reported while the next one is computed."""
 
 
+Step = Callable[[TrainState], tuple[TrainState, Callable[[], Metrics]]]
+"""``(state) -> (state, fetch)``, where ``fetch()`` waits for the metrics."""
+
+
 class Run(NamedTuple):
     """A run that is finished, or that was asked to stop.
 
@@ -108,10 +112,9 @@ def run_training(
     key, evaluation_key = jax.random.split(jax.random.key(seed))
     if isinstance(trainer, HostTrainer):
         metrics_like = trainer.compile()
-        trainer = _fetching(trainer)
+        init, step, evaluate = trainer.init, _fetching(trainer.step, jax.device_get), trainer.evaluate
     else:
-        trainer, metrics_like = _compile(config, trainer, key, hyperparams, donate=not debug_nans)
-    init, step, evaluate = trainer[:3]
+        init, step, evaluate, metrics_like = _compile(config, trainer, key, hyperparams, donate=not debug_nans)
     state = jax.block_until_ready(init(key, hyperparams) if restored is None else restored.state)
     compiled = time.perf_counter()
 
@@ -222,20 +225,18 @@ def _totals(metrics: Metrics, known: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _fetching(trainer: HostTrainer) -> HostTrainer:
-    """The same, but ``step`` returns a function that fetches the metrics."""
+def _fetching(step: Callable[[TrainState], tuple[TrainState, Any]], fetch: Callable[[Any], Metrics]) -> Step:
+    def fetching(state: TrainState) -> tuple[TrainState, Callable[[], Metrics]]:
+        state, metrics = step(state)
+        return state, lambda: fetch(metrics)
 
-    def step(state: TrainState) -> tuple[TrainState, Callable[[], Metrics]]:
-        state, metrics = trainer.step(state)
-        return state, lambda: jax.device_get(metrics)
-
-    return trainer._replace(step=step)
+    return fetching
 
 
 def _compile(
     config: TrainConfig, trainer: Trainer, key: PRNGKeyArray, hyperparams: Hyperparams, *, donate: bool
-) -> tuple[Trainer, Metrics]:
-    """The trainer's functions as programs, and the shapes of the metrics, which ``step`` returns a function to fetch."""
+) -> tuple[Callable, Step, Callable, Metrics]:
+    """The trainer's three functions as programs, and the shapes of the metrics."""
     shapes = jax.eval_shape(trainer.init, key, hyperparams)
     shardings = state_shardings(config.mesh, shapes)
     if shardings is not None:
@@ -255,9 +256,5 @@ def _compile(
     with ThreadPoolExecutor() as pool:  # the compiler releases the GIL: together they take as long as the longest
         init, step, evaluate = pool.map(lambda each: each.compile(), lowered)
     evaluate_compiled = lambda state, key, num_episodes: evaluate(state, key)  # noqa: E731  # their number is compiled in
-
-    def fetching_step(state: TrainState) -> tuple[TrainState, Callable[[], Metrics]]:
-        state, packed = step(state)
-        return state, lambda: packings[0].unpack(jax.device_get(packed))
-
-    return Trainer(init, fetching_step, evaluate_compiled), packings[0].like
+    step = _fetching(step, lambda packed: packings[0].unpack(jax.device_get(packed)))
+    return init, step, evaluate_compiled, packings[0].like
