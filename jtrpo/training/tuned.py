@@ -68,7 +68,7 @@ TUNED: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
     "BernoulliBandit-misc": ({**_SHRINKING, **_REMEMBERING}, {"max_kl": 0.01}),
     "GaussianBandit-misc": (_REMEMBERING, {"max_kl": 0.01}),
     "MemoryChain-bsuite": ({**_REMEMBERING, "total_timesteps": 100_000}, {"max_kl": 0.01}),
-    "MetaMaze-misc": (_REMEMBERING, {"max_kl": 0.01}),
+    "MetaMaze-misc": ({"total_timesteps": 200_000}, {}),
 }
 """By environment id: fields of :class:`TrainConfig`, and fields of :class:`Hyperparams`, that differ from the defaults."""
 
