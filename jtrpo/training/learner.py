@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -165,7 +166,7 @@ class Learner:
             axis_name=self.axis_name,
         )
 
-        def distribution(statistics: RunningStatistics) -> tuple[Distribution, Float[Array, " b"]]:
+        def distribution(statistics: RunningStatistics) -> tuple[Distribution, Any]:
             seen = self.agent.policy_input(state._replace(observation_statistics=statistics), trajectory)
             seen, counted = some(seen, weight)
             return self.agent.policy_network(state.policy_params, seen), counted
