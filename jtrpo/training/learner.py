@@ -120,7 +120,7 @@ class Learner:
             wanted = "on_batch must return a batch like the one that it gets"
             policy_batch = check_same_form(wanted, self.config.on_batch(policy_batch, state), policy_batch)
         state, policy_info = self.improve_policy(state, policy_batch, steps, acting)
-        # The critic is fitted through the statistics of its targets: what it was computed from is computed once.
+        # The statistics are undone, if at all, after the critic's fit, which so shares the forward pass of its targets.
         state, critic_loss, fitted = self.improve_critic(state, recent, target, batch.weight, critic_key)
         state, policy_info = self.undo_drift(state, policy_info, acting)
         state = state._replace(hyperparams=base, update=state.update + 1)
