@@ -1,10 +1,11 @@
-"""jtrpo beside its peers on CartPole, in turn, several times: ratios with their spread.
+"""jtrpo beside its peers, in turn, several times: ratios with their spread.
 
     python -m benchmarks.peers --sb3 sb3/bin/python --rejax rejax/bin/python --json peers.json
 
 The two options name the interpreters of environments that hold sb3-contrib and Rejax (the files beside this one say how to make
 them); a peer that is not named is left out. Compilation is timed apart. "The same work": the same environments, batch, network,
-products of conjugate gradients, critic epochs and minibatches. Each repeat runs the peer and then jtrpo.
+products of conjugate gradients, critic epochs and minibatches. Each repeat runs the peer and then jtrpo. All rows are CartPole's
+but one, Hopper's, which needs EnvPool here and ``gymnasium[mujoco]`` beside sb3-contrib; without EnvPool it is left out.
 """
 
 import argparse
@@ -12,10 +13,12 @@ import json
 import statistics
 import subprocess
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 import jtrpo
 
@@ -24,8 +27,15 @@ BARE = {"normalize_observations": False, "scale_rewards": False}  # as sb3-contr
 ZOO = {
     "batch_size": 512, "cg_damping": 1e-3, "gae_lambda": 0.98, "learning_rate": 1e-3, "n_critic_updates": 20,
 }  # fmt: skip
-SB3_64 = {"n_envs": 64, "n_steps": 32, "steps": 40_960, "settings": {"cg_max_steps": 15, "n_critic_updates": 10}}
-SB3_ZOO = {"n_envs": 2, "n_steps": 512, "steps": 20_480, "settings": {"cg_max_steps": 15, **ZOO}}
+SB3_64 = {
+    "env": "CartPole-v1", "n_envs": 64, "n_steps": 32, "steps": 40_960,
+    "settings": {"cg_max_steps": 15, "n_critic_updates": 10},
+}  # fmt: skip
+SB3_ZOO = {"env": "CartPole-v1", "n_envs": 2, "n_steps": 512, "steps": 20_480, "settings": {"cg_max_steps": 15, **ZOO}}
+SB3_HOPPER = {
+    "env": "Hopper-v5", "n_envs": 2, "n_steps": 1024, "steps": 20_480, "normalize": True,
+    "settings": {"cg_max_steps": 25, "cg_damping": 0.1, "n_critic_updates": 20, "learning_rate": 1e-3, "batch_size": 128},
+}  # fmt: skip
 SAME_64 = {
     **BARE, "num_envs": 64, "num_steps": 32, "cg_iterations": 15, "fisher_fraction": 1.0, "critic": "adam", "critic_epochs": 10,
     "critic_minibatches": 16, "anneal": (),
@@ -42,6 +52,10 @@ QUICK = {
     "critic": "gauss_newton", "critic_epochs": 1, "anneal": ("max_kl",), "fisher_fraction": 0.1, "critic_fraction": 0.5,
     "max_kl": 0.004, "gae_lambda": 0.98,
 }  # fmt: skip
+HOPPER = {
+    "env": "envpool:Hopper-v5", "num_envs": 8, "num_steps": 256, "critic": "gauss_newton", "critic_epochs": 2,
+    "total_timesteps": 40_960,
+}  # fmt: skip
 BESIDE_REJAX = {
     **QUICK, "num_envs": 64, "num_steps": 128, "fisher_fraction": 0.1, "critic_fraction": 0.1, "total_timesteps": 500_000,
     "max_kl": 0.01,
@@ -52,6 +66,7 @@ ROWS: dict[str, tuple[str, dict[str, Any], dict[str, Any], int]] = {
     "the same work, rl-zoo3's 2 x 512": ("sb3", SB3_ZOO, SAME_ZOO, 1),
     "quick settings against 64 x 32": ("sb3", SB3_64, QUICK, 1),
     "20 seeds of 100,000 steps against one": ("sb3", {**SB3_ZOO, "steps": 100_000}, QUICK, 20),
+    "Hopper-v5, rl-zoo3's settings against 8 x 256": ("sb3", SB3_HOPPER, HOPPER, 1),
     "against PPO, 64 x 128": ("rejax", REJAX, BESIDE_REJAX, 1),
 }
 """By name: the peer, what it is asked, settings of ours that differ from the defaults, and seeds under vmap."""
@@ -61,7 +76,7 @@ class Ours:
     """A compiled training of jtrpo, its compilation timed apart."""
 
     def __init__(self, seeds: int, settings: dict[str, Any]) -> None:
-        config, hyperparams = jtrpo.tuned("CartPole-v1", **settings)
+        config, hyperparams = jtrpo.tuned(**{"env": "CartPole-v1", **settings})
         train, trainer = jtrpo.make_train(config), jtrpo.make_trainer(config)
 
         def run(key: jax.Array) -> tuple[jtrpo.TrainState, jtrpo.Metrics]:
@@ -84,6 +99,29 @@ class Ours:
         return time.perf_counter() - began
 
 
+class OursOnHost:
+    """The same of a training in environments on the host, for one seed."""
+
+    def __init__(self, _: int, settings: dict[str, Any]) -> None:
+        config, hyperparams = jtrpo.tuned(**settings)
+        self.trainer = jtrpo.make_host_trainer(config)
+        self.steps, self.updates = config.actual_timesteps, config.num_updates
+        began = time.perf_counter()
+        self.trainer.compile()
+        self.compile_seconds = time.perf_counter() - began
+        self.state = self.trainer.init(jax.random.key(0), hyperparams)
+        self.seconds()
+        self.score = lambda state: np.asarray(self.trainer.evaluate(state, jax.random.key(1), 32))
+
+    def seconds(self) -> float:
+        """Run time of as many updates as one training has, from where the one before ended."""
+        began = time.perf_counter()
+        for _ in range(self.updates):
+            self.state, _ = self.trainer.step(self.state)
+        jax.block_until_ready(self.state)
+        return time.perf_counter() - began
+
+
 def ask(python: str, peer: str, question: dict[str, Any]) -> dict[str, float]:
     """What a peer's own process answers."""
     command = [python, str(HERE / f"{peer}_speed.py"), json.dumps(question)]
@@ -96,7 +134,8 @@ def ask(python: str, peer: str, question: dict[str, Any]) -> dict[str, float]:
 def compare(python: str, name: str, repeats: int) -> dict[str, Any]:
     """One row: rates of both, and the ratio of every pair of runs."""
     peer, question, settings, seeds = ROWS[name]
-    ours = Ours(seeds, settings)
+    on_host = settings.get("env", "").startswith("envpool:")
+    ours = (OursOnHost if on_host else Ours)(seeds, settings)
     pairs = [(ask(python, peer, question), ours.seconds()) for _ in range(repeats)]
     # For many seeds against one run, the ratio is that of wall times, and otherwise of steps per second.
     rates = [ours.steps / seconds for _, seconds in pairs]
@@ -134,7 +173,8 @@ def main() -> None:
         + "|---" * 6
         + "|"
     )
-    for name, (peer, *_) in ROWS.items():
+    here = {name: peer for name, (peer, _, ours, _) in ROWS.items() if "env" not in ours or find_spec("envpool")}
+    for name, peer in here.items():
         if peer in pythons:
             row = compare(pythons[peer], name, options.repeats)
             rows.append(row)

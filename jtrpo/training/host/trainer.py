@@ -295,5 +295,5 @@ class _HostTraining:
 
 
 def quick_key(key: PRNGKeyArray) -> PRNGKeyArray:
-    """A key whose numbers are cheap: Threefry's, drawn anew at every step of the environments, would take half of acting's time."""
+    """A key whose numbers are cheap: Threefry's, drawn at every step of the environments, would take half of acting's time."""
     return jax.random.wrap_key_data(jax.random.bits(key, (4,), jnp.uint32), impl="unsafe_rbg")
