@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from jtrpo.core.batch import AxisName, Batch, largest_over, stratified
@@ -24,7 +25,7 @@ from jtrpo.training.episodes import EpisodeSummary
 from jtrpo.training.gauss_newton import fit_gauss_newton
 from jtrpo.training.hyperparams import Hyperparams, as_arrays
 from jtrpo.training.keys import keys_for
-from jtrpo.training.mesh import environment_axes
+from jtrpo.training.mesh import environment_axes, on_each_device
 from jtrpo.training.normalization import (
     RunningStatistics,
     all_finite,
@@ -39,7 +40,7 @@ from jtrpo.training.reuse import newest, slide_window, truncated_log_prob
 from jtrpo.training.rollout import RolloutState, Trajectory, discounted_returns, flatten, strip_weak_types
 from jtrpo.training.samples import SampleInfo, mask_invalid, sample_info
 from jtrpo.training.schedule import current_hyperparams
-from jtrpo.training.state import Metrics, TrainState, step_keys
+from jtrpo.training.state import Metrics, TrainState, mesh_specs, step_keys
 from jtrpo.training.vine import branch
 
 DRIFT = 0.1
@@ -51,7 +52,7 @@ GAUSS_NEWTON_DAMPING = 1e-2
 
 @dataclass(frozen=True, eq=False)
 class Learner:
-    """What of a training never touches an environment. ``learn`` is the algorithm, one named step per line.
+    """What of a training never touches an environment. ``learn_here`` is the algorithm, one named step per line.
 
     Attributes:
         config: static settings.
@@ -102,7 +103,19 @@ class Learner:
         )
 
     def learn(self, state: TrainState, trajectory: Trajectory, episodes: EpisodeSummary) -> tuple[TrainState, Metrics]:
-        """One update, from what ``state`` collected."""
+        """One update, from what ``state`` collected; on a mesh every device learns from its share of it."""
+        if self.config.mesh is None:
+            return self.learn_here(state, trajectory, episodes)
+        everywhere = PartitionSpec()
+        state_specs, trajectory_specs = mesh_specs(self.config.mesh, window=self.config.reuse > 1)
+        specs = (state_specs, trajectory_specs, everywhere)
+        learn = on_each_device(self.config.mesh, self.learn_here, specs, (state_specs, everywhere))
+        return learn(state, trajectory, episodes)
+
+    def learn_here(
+        self, state: TrainState, trajectory: Trajectory, episodes: EpisodeSummary
+    ) -> tuple[TrainState, Metrics]:
+        """The same on one device; its means are over all."""
         key, _, critic_key, vine_key = step_keys(state)
         base, numbers = state.hyperparams, self.current_hyperparams(state)
         # If one number is out of range all become NaN, so that nothing is learned.

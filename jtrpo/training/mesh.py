@@ -22,6 +22,11 @@ def environment_axes(mesh: Mesh) -> tuple[str, ...]:
     return tuple(name for name in mesh.axis_names if name != SEEDS)
 
 
+def divided(mesh: Mesh, axis: int) -> Any:
+    """How arrays lie whose environments are along ``axis``."""
+    return PartitionSpec(*[None] * axis, environment_axes(mesh))
+
+
 def shardings(mesh: Mesh, tree: PyTree, specs: PyTree) -> PyTree:
     """Where each array of ``tree`` lies, as ``specs``, a prefix of it, says."""
 

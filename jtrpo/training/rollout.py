@@ -254,7 +254,9 @@ def discounted_returns(
     return jax.lax.scan(step, running, (trajectory.reward, trajectory.done | ~trajectory.valid))
 
 
-def staggered_resets(trajectory: Trajectory, update: Int[Array, ""], max_episode_steps: int) -> Bool[Array, " N"]:
+def staggered_resets(
+    num_envs: int, num_steps: int, update: Int[Array, ""], max_episode_steps: int
+) -> Bool[Array, " N"]:
     """Which first episodes to cut after this collection, at evenly spread times, so that time limits do not fall in step.
 
     Environments that start together and run into the same time limit stay in the same phase of their episodes for ever:
@@ -262,11 +264,11 @@ def staggered_resets(trajectory: Trajectory, update: Int[Array, ""], max_episode
     an even share of the environments therefore begins anew after each collection, each of them once.
 
     Args:
-        trajectory: the collection.
-        update: its number, from 0.
+        num_envs: number of environments.
+        num_steps: steps of each in a collection.
+        update: number of the collection, from 0.
         max_episode_steps: the time limit.
     """
-    num_steps, num_envs = trajectory.reward.shape
     # In NumPy, and quotient and remainder apart: the products may need more than 32 bits, and more than 64.
     whole, rest = divmod(max_episode_steps, num_envs * num_steps)
     env, never = np.arange(num_envs), np.iinfo(np.int32).max

@@ -13,7 +13,7 @@ from jtrpo.training.critic import CriticInfo
 from jtrpo.training.episodes import EpisodeSummary
 from jtrpo.training.hyperparams import Hyperparams
 from jtrpo.training.keys import keys_for
-from jtrpo.training.mesh import environment_axes, shardings
+from jtrpo.training.mesh import divided, shardings
 from jtrpo.training.normalization import RunningStatistics
 from jtrpo.training.rollout import RolloutState, Trajectory
 from jtrpo.training.samples import SampleInfo
@@ -142,15 +142,9 @@ def mesh_specs(mesh: Mesh, window: bool) -> tuple[Any, Any]:
         mesh: the mesh.
         window: whether the state has one, of earlier collections.
     """
-    axes = environment_axes(mesh)
     everywhere: Any = PartitionSpec()
-    first, second, third = _divided(axes, 0), _divided(axes, 1), _divided(axes, 2)
+    first, second, third = (divided(mesh, axis) for axis in range(3))
     trajectory: Any = Trajectory(*[second] * len(Trajectory._fields))._replace(memory=first)
     earlier: Any = Trajectory(*[third] * len(Trajectory._fields))._replace(memory=second) if window else ()
     state: Any = TrainState(*[everywhere] * len(TrainState._fields))
     return state._replace(env_state=first, discounted_return=first, window=earlier), trajectory
-
-
-def _divided(axes: tuple[str, ...], axis: int) -> Any:
-    """Divided along one of its axes."""
-    return PartitionSpec(*[None] * axis, axes)

@@ -23,7 +23,7 @@ from jtrpo.training.evaluation import check_evaluate, play_episodes
 from jtrpo.training.hyperparams import Hyperparams, check_hyperparams
 from jtrpo.training.keys import keys_for
 from jtrpo.training.learner import Learner, make_learner
-from jtrpo.training.mesh import on_each_device, shardings
+from jtrpo.training.mesh import shardings
 from jtrpo.training.report import OnUpdate, make_report
 from jtrpo.training.reuse import empty_window
 from jtrpo.training.rollout import Trajectory, collect, non_finite, reset, reset_where, staggered_resets
@@ -34,7 +34,6 @@ from jtrpo.training.state import (
     TrainResult,
     TrainState,
     check_state,
-    mesh_specs,
     state_shardings,
     step_keys,
 )
@@ -198,13 +197,7 @@ class _Training:
     def step(self, state: TrainState) -> tuple[TrainState, Metrics]:
         check_state(state)
         state, trajectory, episodes = self.collect(state, step_keys(state)[1])
-        learn, mesh = self.learner.learn, self.config.mesh
-        if mesh is not None:
-            everywhere = PartitionSpec()
-            state_specs, trajectory_specs = mesh_specs(mesh, window=self.config.reuse > 1)
-            specs = (state_specs, trajectory_specs, everywhere)
-            learn = on_each_device(mesh, learn, specs, (state_specs, everywhere))
-        return learn(state, trajectory, episodes)
+        return self.learner.learn(state, trajectory, episodes)
 
     def next_trajectory(self, state: TrainState) -> Trajectory:
         check_state(state)
@@ -230,7 +223,7 @@ class _Training:
         )
         cut = non_finite(env_state)
         if self.max_episode_steps is not None and config.num_steps < self.max_episode_steps:
-            cut |= staggered_resets(trajectory, state.update, self.max_episode_steps)
+            cut |= staggered_resets(config.num_envs, config.num_steps, state.update, self.max_episode_steps)
         env_state, trajectory = reset_where(self.environment, env_state, trajectory, reset_key, cut)
         return state._replace(env_state=env_state), trajectory, episodes
 

@@ -31,9 +31,8 @@ SMALL = {"num_envs": 2, "num_steps": 2, "hidden_sizes": (8,), "critic_epochs": 1
 @pytest.mark.parametrize("limit", [100_000, 10**10, 10**30])
 def test_first_cuts_are_spread_over_any_limit(num_envs, limit):
     steps = 32
-    trajectory = jax.eval_shape(lambda: room(num_envs, 1)._replace(reward=jnp.zeros((steps, num_envs))))
     for update in (0, 1, 1000, 3123):
-        cut = jax.jit(lambda update: staggered_resets(trajectory, update, limit))(jnp.int32(update))
+        cut = jax.jit(lambda update: staggered_resets(num_envs, steps, update, limit))(jnp.int32(update))
         exact = [env * limit // (num_envs * steps) == update + 1 for env in range(num_envs)]
         np.testing.assert_array_equal(cut, exact)
 
@@ -180,10 +179,10 @@ def test_an_environment_that_shows_nan_until_it_is_reset_begins_anew(kind, mode)
     env = breaking(kind, mode)
     live = LiveEnvironments(lambda num_envs, seed: env)
     live.begin(jax.random.key(0), 2)
-    first, *_ = collect_on_host(live, act, room(2, 5), 0, None)
+    first, *_ = collect_on_host(live, act, room(2, 5))
     assert np.isnan(first.observation[3:, 0]).all()
     assert first.truncated[-1].tolist() == [True, kind == "whole"]
-    second, *_ = collect_on_host(live, act, room(2, 3), 1, None)
+    second, *_ = collect_on_host(live, act, room(2, 3))
     assert np.isfinite(second.observation).all()
     assert second.observation[0, 1, 0] == (10.0 if kind == "whole" else 5.0)
     env.close()
@@ -193,7 +192,7 @@ def test_evaluation_goes_on_with_all_where_it_cannot_begin_anew_in_some():
     env = Vector([lambda: probes.Counting(100), lambda: probes.Counting(4)], autoreset_mode=AutoresetMode.SAME_STEP)
     live = LiveEnvironments(lambda num_envs, seed: env)
     live.begin(jax.random.key(0), 2)
-    returns = play_on_host(live, act, lambda batch: (), 4, 6).return_sum
+    returns = play_on_host(live, act, lambda batch: (), np.array([2, 2]), 6).return_sum
     # Cut after six steps: the second's episode that had begun two steps before is left out.
     assert returns.tolist() == [0 + 1 + 2 + 3 + 4 + 5, 100 * 6 + 15, 0 + 1 + 2 + 3, 200 * 4 + 6]
 

@@ -16,7 +16,7 @@ from jtrpo.tools.run import run_training
 from jtrpo.training.episodes import summarize
 from jtrpo.training.host.collect import collect_on_host, play_on_host
 from jtrpo.training.host.environments import LiveEnvironments
-from jtrpo.training.rollout import Trajectory
+from jtrpo.training.rollout import Trajectory, staggered_resets
 from tests.envs.test_gymnasium import informed
 from tests.probes import Counting, counting
 
@@ -61,7 +61,7 @@ def expected(lengths, first=0, steps=STEPS):
 @pytest.mark.parametrize("mode", MODES)
 def test_every_mode_gives_the_same_trajectory(mode):
     lengths = (2, 3, 10)
-    trajectory, totals, _, beyond, unseen = collect_on_host(live(lengths, mode), act, room(3), 0, None)
+    trajectory, totals, _, beyond, unseen = collect_on_host(live(lengths, mode), act, room(3))
     for name, value in expected(lengths).items():
         np.testing.assert_array_equal(getattr(trajectory, name), value, err_msg=name)
     np.testing.assert_array_equal(trajectory.log_prob, -trajectory.action)
@@ -86,7 +86,7 @@ def test_the_next_collection_goes_on_where_the_last_one_stopped(mode):
     environments = live((4, 4), mode)
     total = 0
     for first in (0, STEPS, 2 * STEPS):
-        trajectory, episodes, *_ = collect_on_host(environments, act, room(2), 0, None)
+        trajectory, episodes, *_ = collect_on_host(environments, act, room(2))
         for name, value in expected((4, 4), first).items():
             np.testing.assert_array_equal(getattr(trajectory, name), value, err_msg=name)
         total += int(episodes.finished.sum())
@@ -95,7 +95,7 @@ def test_the_next_collection_goes_on_where_the_last_one_stopped(mode):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_advantages_bootstrap_from_what_followed_a_truncation_and_from_nothing_after_a_termination(mode):
-    trajectory, *_ = collect_on_host(live((2,), mode), act, room(1, 4), 0, None)
+    trajectory, *_ = collect_on_host(live((2,), mode), act, room(1, 4))
     value = lambda observation: 0.5 * observation[..., 0] + 3.0  # noqa: E731
     advantage, target = jtrpo.gae(
         jnp.asarray(trajectory.reward),
@@ -119,7 +119,7 @@ def test_first_episodes_are_cut_at_spread_times_and_the_cut_is_a_truncation():
     cuts = []
     for update in range(4):
         before = environments.vector.env.envs
-        trajectory, *_ = collect_on_host(environments, act, room(4, 2), update, 8)
+        trajectory, *_ = collect_on_host(environments, act, room(4, 2), np.asarray(staggered_resets(4, 2, update, 8)))
         cuts.append(np.flatnonzero(trajectory.truncated[-1]).tolist())
         for i in cuts[-1]:
             assert environments.observation[i, 0] == 10
@@ -132,20 +132,20 @@ def test_first_episodes_are_cut_at_spread_times_and_the_cut_is_a_truncation():
 def test_an_environment_that_shows_nan_begins_anew():
     environments = live((10, 10), AutoresetMode.SAME_STEP)
     environments.vector.env.envs[1].observe = lambda: np.array([np.nan], np.float32)
-    trajectory, *_ = collect_on_host(environments, act, room(2, 3), 0, None)
+    trajectory, *_ = collect_on_host(environments, act, room(2, 3))
     assert trajectory.truncated[-1].tolist() == [False, True]
     assert environments.vector.env.envs[1].episode == 1
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_evaluation_plays_whole_episodes_and_as_many_in_each_environment_as_were_fixed_beforehand(mode):
-    returns = play_on_host(live((2, 3), mode), act, lambda batch: (), 5, 100).return_sum
+    returns = play_on_host(live((2, 3), mode), act, lambda batch: (), np.array([2, 3]), 100).return_sum
     # Two of the first environment, three of the second, whose episodes are longer.
     assert returns.tolist() == [0 + 1, 100 + 101, 0 + 1 + 2, 100 + 101 + 102, 200 + 201 + 202]
 
 
 def test_an_endless_episode_counts_with_its_return_so_far():
-    played = play_on_host(live((1000,), AutoresetMode.SAME_STEP), act, lambda batch: (), 2, 3)
+    played = play_on_host(live((1000,), AutoresetMode.SAME_STEP), act, lambda batch: (), np.array([2]), 3)
     assert played.return_sum.tolist() == [3, 303]
 
 

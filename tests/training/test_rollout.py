@@ -84,7 +84,7 @@ def test_stagger_cuts_each_environment_once_at_evenly_spread_times():
     truncated = []
     for update in range(16):
         state, trajectory, _ = collect(env, uniform, state, jax.random.key(update), num_steps)
-        cut = staggered_resets(trajectory, jnp.int32(update), limit)
+        cut = staggered_resets(num_envs, num_steps, jnp.int32(update), limit)
         state, trajectory = reset_where(env, state, trajectory, jax.random.key(100 + update), cut)
         truncated.append(trajectory.truncated)
     ends = [np.flatnonzero(column) + 1 for column in np.concatenate(truncated).T]

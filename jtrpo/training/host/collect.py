@@ -3,20 +3,19 @@
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, PyTree
+from jaxtyping import Bool, Float, Int, PyTree
 
 from jtrpo.training.episodes import EpisodeTotals, add_finished, no_episodes
 from jtrpo.training.host.environments import LiveEnvironments
-from jtrpo.training.rollout import Trajectory, finite, reset_memory, staggered_resets
+from jtrpo.training.rollout import Trajectory, finite, reset_memory
 
 Act = Callable[..., tuple[PyTree, Float[np.ndarray, " N"], PyTree, PyTree]]
 """``(*, observation, memory, step) -> (action, log_prob, action for the environment, memory)``, in NumPy all but the memory."""
 
 
 def collect_on_host(
-    live: LiveEnvironments, act: Act, trajectory: Trajectory, update: int, max_episode_steps: int | None
+    live: LiveEnvironments, act: Act, trajectory: Trajectory, staggered: Bool[np.ndarray, " N"] | None = None
 ) -> tuple[Trajectory, EpisodeTotals, PyTree, Bool[np.ndarray, " N"], Bool[np.ndarray, " N"]]:
     """Fill a trajectory; each environment has a row of its own to write to next, since not every step is a sample.
 
@@ -24,8 +23,7 @@ def collect_on_host(
         live: the environments, which step on.
         act: the policy.
         trajectory: room for it, with the memory to begin with.
-        update: its number, from 0.
-        max_episode_steps: the time limit, for :func:`staggered_resets`; ``None``: no first episode is cut.
+        staggered: which first episodes to cut after it, as :func:`staggered_resets` says; ``None``: none.
 
     Returns:
         ``(trajectory, episodes, memory, beyond, unseen_end)``, the last two where an environment went on after its last
@@ -59,8 +57,8 @@ def collect_on_host(
         row[sample] += 1
         step += bool(acts.any())
     cut = ~np.asarray(_compiled_finite(live.observation, (num_envs,)))
-    if max_episode_steps is not None and (update + 1) * num_steps < max_episode_steps:  # the last cut comes before
-        cut |= np.asarray(staggered_resets(trajectory, jnp.int32(update), max_episode_steps))
+    if staggered is not None:
+        cut |= staggered
     cut &= ~np.asarray(trajectory.done[-1])
     if cut.any():
         cut = live.reset_where(cut)
@@ -78,43 +76,47 @@ def _write(room: tuple, row: np.ndarray, env: np.ndarray, record: tuple) -> None
 
 
 def play_on_host(
-    live: LiveEnvironments, act: Act, empty_memory: Callable[[int], PyTree], num_episodes: int, max_steps: int
+    live: LiveEnvironments,
+    act: Act,
+    empty_memory: Callable[[int], PyTree],
+    wanted: Int[np.ndarray, " N"],
+    max_steps: int,
 ) -> EpisodeTotals:
-    """Play whole episodes in environments that have just begun: the totals of one each.
-
-    Each environment plays a number of episodes that is fixed beforehand, so that short ones do not count more often.
+    """Play whole episodes in environments that have just begun: the totals of one each, those of each environment in turn.
 
     Args:
         live: the environments.
         act: the policy.
         empty_memory: ``(batch) -> memory`` for the first step of an episode.
-        num_episodes: in all.
+        wanted: episodes of each environment, fixed beforehand, so that short ones do not count more often.
         max_steps: an episode that is still running then counts with its return so far.
 
     Source: Stable-Baselines3's ``evaluate_policy``,
     https://github.com/DLR-RM/stable-baselines3/blob/master/stable_baselines3/common/evaluation.py.
     """
-    num_envs = len(live.episodes.returns)
-    wanted = (num_episodes + np.arange(num_envs)) // num_envs
-    played: list[list[tuple]] = [[] for _ in range(num_envs)]
-    memory, step = empty_memory(num_envs), 0
-    while any(len(returns) < most for returns, most in zip(played, wanted, strict=True)):
+    counts = live.episodes
+    room = (counts.returns, counts.lengths, counts.cost, counts.metrics, counts.metrics)
+    every = jax.tree.map(lambda x: np.zeros((sum(wanted), *x.shape[1:]), x.dtype), room)
+    row, end = np.cumsum(wanted) - wanted, np.cumsum(wanted)
+    memory, step = empty_memory(len(wanted)), 0
+    while (row < end).any():
         *_, to_environment, memory = act(observation=live.observation, memory=memory, step=step)
         result = live.step(to_environment)
         live.episodes.count(result)
         done = result.terminated | result.truncated
         endless = ~done & (live.episodes.lengths >= max_steps)
         for env in np.flatnonzero(done | endless):
-            if len(played[env]) < wanted[env]:
+            if row[env] < end[env]:
                 last = {name: result.metrics[name][env] for name in live.episodes.metrics}
-                played[env].append((*live.episodes.under_way(int(env)), last))
+                episode = (*live.episodes.under_way(int(env)), last)
+                jax.tree.map(lambda into, one, at=row[env]: into.__setitem__(at, one), every, episode)
+                row[env] += 1
         begun = done | (live.reset_where(endless) if endless.any() else endless)
         live.episodes.reset_where(begun)
         memory = reset_memory_on_host(memory, begun | ~result.acted)
         step += 1
-    every = jax.tree.map(lambda *each: np.stack(each), *[episode for episodes in played for episode in episodes])
     returns, lengths, cost, sums, last = every
-    none, ended = no_episodes(num_episodes, np, cost, sums), np.ones(num_episodes, bool)
+    none, ended = no_episodes(len(returns), np, cost, sums), np.ones(len(returns), bool)
     return add_finished(none, ended, returns, lengths, np, cost, sums, last)  # type: ignore[arg-type]
 
 

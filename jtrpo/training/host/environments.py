@@ -88,9 +88,17 @@ class LiveEnvironments:
         self._metrics, self._cost = metrics, cost
         self._owner: np.ndarray | None = None
 
-    def begin(self, key: PRNGKeyArray, num_envs: int, check_names: bool = False) -> None:
-        """Begin an episode in every environment, once made with a look for the numbers by name; the key is consumed."""
-        seed = int(jax.random.randint(key, (), 0, 2**30))
+    def begin(self, key: PRNGKeyArray, num_envs: int, share: int = 0, check_names: bool = False) -> None:
+        """Begin an episode in every environment, once made with a look for the numbers by name.
+
+        Args:
+            key: consumed; each environment's seed is its number, among those of all shares, more than one that this gives.
+            num_envs: environments to make.
+            share: number of these environments' share.
+            check_names: whether to look.
+        """
+        first = int(jax.random.randint(key, (), 0, 2**30))
+        seed = first + share * num_envs
         if self.vector is None or self.vector.seeded_when_made:
             assert self._make is not None
             self.close()
@@ -98,7 +106,7 @@ class LiveEnvironments:
             if check_names:
                 vector.check_names(seed)
             self.vector = vector
-        self.observation = self.vector.reset(seed)
+        self.observation = self.vector.reset(first + share * self.vector.num_envs)
         self.episodes = EpisodeCounts(self.vector.num_envs, self._metrics, self._cost is not None)
 
     @property

@@ -19,14 +19,15 @@ from jtrpo.training.episodes import EpisodeTotals, summarize
 from jtrpo.training.evaluation import check_evaluate
 from jtrpo.training.host.collect import Act, collect_on_host, play_on_host
 from jtrpo.training.host.environments import EpisodeCounts, LiveEnvironments
+from jtrpo.training.host.share import share_of
 from jtrpo.training.hyperparams import Hyperparams, check_hyperparams
 from jtrpo.training.keys import keys_for, one_key
 from jtrpo.training.learner import Learner, make_learner
 from jtrpo.training.packing import Packing
 from jtrpo.training.reuse import empty_window
-from jtrpo.training.rollout import RolloutState, Trajectory, expand, finite, reset_memory
+from jtrpo.training.rollout import RolloutState, Trajectory, expand, finite, reset_memory, staggered_resets
 from jtrpo.training.samples import mask_invalid
-from jtrpo.training.state import Metrics, TrainState, check_state, step_keys
+from jtrpo.training.state import Metrics, TrainState, check_state, state_shardings, step_keys
 from jtrpo.training.trainer import Trainer, make_trainer
 
 
@@ -104,6 +105,8 @@ class _HostTraining:
 
     def __init__(self, config: TrainConfig, environment: HostEnvironment, learner: Learner):
         self.config, self.environment, self.learner, self.agent = config, environment, learner, learner.agent
+        self.share = share_of(config.mesh)
+        self.num_envs = config.num_envs // self.share.count  # of this process
         lent = environment.lent
         own = (config.env_metrics, config.env_cost)
         self.live = LiveEnvironments(environment.make, lent[0], *own)
@@ -154,10 +157,12 @@ class _HostTraining:
     def decide(
         self, deterministic: bool, state: TrainState, observation: PyTree, memory: PyTree, step: Any
     ) -> tuple[tuple[PyTree, Array, PyTree], PyTree]:
-        act = self.agent.policy_and_critic if self.follows_critic else self.agent.policy
-        distribution, memory = act(state, observation, memory)
+        act = partial(self.agent.policy_and_critic if self.follows_critic else self.agent.policy, state)
+        seen = (observation, memory)
+        distribution, memory = act(*seen)
         key = jax.random.fold_in(state.key, step // self.config.noise_interval)
-        action = distribution.mode() if deterministic else distribution.sample(key)
+        policy = lambda seen: act(*seen)[0]  # noqa: E731
+        action = distribution.mode() if deterministic else self.share.sample(distribution, key, policy, seen)
         log_prob = distribution.log_prob(action)
         to_environment = environment_action(self.environment.action_space, action, self.config.squash)
         memory = reset_memory(memory, ~finite((observation, action, log_prob), log_prob.shape))
@@ -188,7 +193,8 @@ class _HostTraining:
         if self.config.reuse > 1:
             example = jax.eval_shape(lambda state: mask_invalid(self.empty_trajectory(state)), state)
             state = state._replace(window=empty_window(example, self.config.reuse))
-        return state
+        where = state_shardings(self.config.mesh, state)
+        return state if where is None else jax.lax.with_sharding_constraint(state, where)
 
     def begin_without_window(self, key: PRNGKeyArray, hyperparams: Hyperparams) -> TrainState:
         # Environments on the host do not give their states, so these are not part of a training's state.
@@ -199,19 +205,19 @@ class _HostTraining:
         return self.learner.init(key, hyperparams, env_state, observation)
 
     def empty_trajectory(self, state: TrainState) -> Trajectory:
-        """Room for one collection, in NumPy."""
-        return self.unpacked(self.room(state))
+        """One collection of all environments, of zeros in NumPy."""
+        return self.unpacked(self.room(self.config.num_envs, state.env_state.memory))
 
-    def room(self, state: TrainState) -> Trajectory:
-        """The same, with actions and log-probabilities as :meth:`policy` has them."""
-        num_envs = self.config.num_envs
+    def room(self, num_envs: int, memory: PyTree) -> Trajectory:
+        """Room for a collection of so many, with actions and log-probabilities as :meth:`policy` has them."""
         observation = batch_example(self.environment.observation_space, num_envs)
         room = partial(jax.tree.map, lambda x: np.zeros((self.config.num_steps, *x.shape), x.dtype))
         number = jax.ShapeDtypeStruct((num_envs,), jax.dtypes.canonicalize_dtype(float))
         flag = jax.ShapeDtypeStruct((num_envs,), bool)
-        steps = (observation, self.answer.packed, (), number, flag, flag, observation)
+        answer = [jax.ShapeDtypeStruct((num_envs, *x.shape[1:]), x.dtype) for x in self.answer.packed]
+        steps = (observation, answer, (), number, flag, flag, observation)
         cost = () if self.config.env_cost is None else room(number)
-        return Trajectory(*(room(each) for each in steps))._replace(memory=state.env_state.memory, cost=cost)
+        return Trajectory(*(room(each) for each in steps))._replace(memory=memory, cost=cost)
 
     def unpacked(self, trajectory: Trajectory) -> Trajectory:
         action, log_prob, _ = self.answer.unpack(trajectory.action)
@@ -223,15 +229,37 @@ class _HostTraining:
         self.live.belong_to(state)
         return state, metrics
 
-    def collect(self, state: TrainState) -> tuple[TrainState, Trajectory, EpisodeTotals, np.ndarray, np.ndarray]:
-        packed, reset_key = self._prepare(state)
+    def collect(self, state: TrainState) -> tuple[TrainState, Trajectory, EpisodeTotals, Array, Array]:
+        packed, reset_key = self.share.here(self._prepare(state))
         if not self.live.claimed_by(state):
             state = self.reset(state, reset_key)
-        trajectory, episodes, memory, beyond, unseen_end = collect_on_host(
-            self.live, self.policy(packed), self.room(state), int(state.update), self.environment.max_episode_steps
-        )
+        room = self.room(self.num_envs, self.share.here(state.env_state.memory))
+        collected = collect_on_host(self.live, self.policy(packed), room, self.staggered(int(state.update)))
+        return self.joined(state, *collected)
+
+    def staggered(self, update: int) -> np.ndarray | None:
+        """Which first episodes of this process's environments to cut after a collection."""
+        limit, num_steps = self.environment.max_episode_steps, self.config.num_steps
+        if limit is None or (update + 1) * num_steps >= limit:  # the last cut comes before
+            return None
+        cut = staggered_resets(self.config.num_envs, num_steps, jnp.int32(update), limit)
+        return np.asarray(cut)[self.share.rows(self.num_envs)]
+
+    def joined(
+        self,
+        state: TrainState,
+        trajectory: Trajectory,
+        episodes: EpisodeTotals,
+        memory: PyTree,
+        beyond: np.ndarray,
+        unseen_end: np.ndarray,
+    ) -> tuple[TrainState, Trajectory, EpisodeTotals, Array, Array]:
+        """What :meth:`learn` takes, of all processes, from what this one collected and the state that it began in."""
+        steps = self.share.join(self.unpacked(trajectory)._replace(memory=()), axis=1)
+        trajectory = steps._replace(memory=state.env_state.memory)
+        memory, *of_environments = self.share.join((memory, episodes, beyond, unseen_end))
         state = state._replace(env_state=state.env_state._replace(memory=memory))
-        return state, self.unpacked(trajectory), episodes, beyond, unseen_end
+        return state, trajectory, *of_environments
 
     def learn(
         self, state: TrainState, trajectory: Trajectory, episodes: EpisodeTotals, beyond: Array, unseen_end: Array
@@ -252,9 +280,9 @@ class _HostTraining:
                 self.environment,
                 state.update,
             )
-        self.live.begin(key, self.config.num_envs, check_names=True)
-        env_state = state.env_state._replace(memory=self.agent.empty_memory(self.config.num_envs))
-        return state._replace(env_state=env_state, discounted_return=jnp.zeros_like(state.discounted_return))
+        self.live.begin(key, self.num_envs, self.share.index, check_names=True)
+        memory, nothing = self.share.join((self.agent.empty_memory(self.num_envs), jnp.zeros(self.num_envs)))
+        return state._replace(env_state=state.env_state._replace(memory=memory), discounted_return=nothing)
 
     def evaluate(
         self,
@@ -269,20 +297,30 @@ class _HostTraining:
         check_evaluation(self.environment)
         check_evaluate(state, num_episodes, deterministic, max_steps, summary)
         action_key, reset_key = keys_for(key, "evaluation", "evaluation environments")
-        self.live_evaluation.begin(reset_key, self.config.num_envs)
-        policy = self.policy(self._pack(state._replace(key=action_key)), deterministic)
-        played = play_on_host(self.live_evaluation, policy, self.agent.empty_memory, num_episodes, max_steps)
+        self.live_evaluation.begin(reset_key, self.num_envs, self.share.index)
+        policy = self.policy(self.share.here(self._pack(state._replace(key=action_key))), deterministic)
+        played = self.play(num_episodes, policy, max_steps)
         returns = np.asarray(played.return_sum, jax.dtypes.canonicalize_dtype(float))
         return (returns, jax.device_get(summarize(played))) if summary else returns
 
+    def play(self, num_episodes: int, policy: Act, max_steps: int) -> EpisodeTotals:
+        """Whole episodes of all environments: each process plays those of its own."""
+        own = len(self.live_evaluation.episodes.returns)
+        num_envs = own * self.share.count
+        wanted = (num_episodes + np.arange(num_envs)) // num_envs
+        mine = wanted[self.share.rows(own)]
+        played = play_on_host(self.live_evaluation, policy, self.agent.empty_memory, mine, max_steps)
+        return self.share.gather(played, wanted.reshape(-1, own).sum(axis=1))
+
     def compile(self) -> Metrics:
         state = self.init(jax.random.key(0))
-        observation = batch_example(self.environment.observation_space, self.config.num_envs)
-        packed, _ = self._prepare(state)
+        observation = batch_example(self.environment.observation_space, self.num_envs)
+        packed, memory = self.share.here((self._prepare(state)[0], state.env_state.memory))
         for deterministic in (False, True):
-            self.policy(packed, deterministic)(observation, state.env_state.memory, 0)
-        none = EpisodeCounts(self.config.num_envs, self.config.env_metrics, self.config.env_cost is not None).take()
-        return self._learn(state, self.empty_trajectory(state), none, *np.zeros((2, self.config.num_envs), bool))[1]
+            self.policy(packed, deterministic)(observation, memory, 0)
+        none = EpisodeCounts(self.num_envs, self.config.env_metrics, self.config.env_cost is not None).take()
+        nothing = (self.room(self.num_envs, memory), none, memory, *np.zeros((2, self.num_envs), bool))
+        return self._learn(*self.joined(state, *nothing))[1]
 
     def update(self, key: PRNGKeyArray) -> tuple[TrainState, Metrics]:
         """The first one, on shapes alone."""
