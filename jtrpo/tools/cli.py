@@ -6,6 +6,7 @@ import platform
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import NoReturn
 
@@ -65,6 +66,11 @@ def main(argv: list[str] | None = None) -> None:
         _refuse(f"{error.filename!r}: {error.strerror}" if error.filename and error.strerror else error)
     except (TypeError, ValueError, ImportError) as error:
         _refuse(error)
+    except Exception:  # of a simulator, say
+        if not jax.distributed.is_initialized():
+            raise
+        traceback.print_exc()  # and leave: at a normal exit JAX would wait for the other processes
+        _leave(1)
 
 
 def _check_not_empty(typed: list[str]) -> None:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gymnasium.vector import AutoresetMode
 from jax.flatten_util import ravel_pytree
 from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
@@ -23,6 +24,7 @@ from jtrpo.envs.gymnax import GymnaxEnvironment
 from jtrpo.training.trainer import make_collect
 from tests.devices import communicating
 from tests.envs.test_reset_pool import Numbered
+from tests.probes import counting
 from tests.training.own_networks import averaging, networks
 from tests.training.test_acting_kl import SMALL, acting_updates, assert_within
 
@@ -143,6 +145,35 @@ def a_pool_of_starts_knows_no_devices():
     assert found[0].done.sum() > 8
 
 
+def on_the_host(**settings):
+    """Episodes of two steps, each begun by a step of its own, beside longer ones that go on beyond the samples meanwhile."""
+    common = {"num_envs": 16, "num_steps": 8, "hidden_sizes": (8,), "critic_epochs": 2, "total_timesteps": 2 * 128}
+    found = []
+    for mesh in (None, Mesh(np.array(jax.devices()).reshape(2, 4), ("hosts", "devices"))):
+        vector = counting((2, 9, 10, 100) * 4, AutoresetMode.NEXT_STEP)
+        trainer = jtrpo.make_host_trainer(jtrpo.TrainConfig(vector, mesh=mesh, **common, **settings))
+        state = trainer.init(jax.random.key(0), jtrpo.Hyperparams(cg_tolerance=1e-3))
+        for _ in range(2):
+            state, metrics = trainer.step(state)
+        found.append((state._replace(key=()), metrics, trainer.evaluate(state, jax.random.key(1), 5)))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), *map(jax.device_get, found))
+    assert found[0][1].policy.accepted
+    assert len(state.discounted_return.sharding.device_set) == 8
+    assert state.discounted_return.addressable_shards[0].data.shape == (2,)
+    assert (np.asarray(state.discounted_return) == 0).any()
+    assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves((state.policy_params, metrics)))
+
+
+@quick
+def environments_on_the_host_know_no_devices():
+    on_the_host()
+
+
+@slow
+def memory_and_reuse_know_no_devices_on_the_host():
+    on_the_host(memory="gru", reuse=2)
+
+
 @slow
 def networks_of_ones_own_know_no_devices():
     own = networks(averaging, hidden=(8,))
@@ -212,6 +243,7 @@ def a_second_axis_takes_the_seeds_which_say_nothing_to_one_another():
 @quick
 def what_a_mesh_cannot_divide_is_refused_with_the_numbers():
     none, others = Mesh(np.array([], dtype=object), ("envs",)), Mesh(np.array(jax.devices()), ("seeds",))
+    with_seeds = Mesh(np.array(jax.devices()).reshape(2, 4), ("seeds", "envs"))
     for settings, error, message in [
         (
             {"num_envs": 20},
@@ -225,7 +257,8 @@ def what_a_mesh_cannot_divide_is_refused_with_the_numbers():
         ({"mesh": none}, ValueError, "mesh needs devices"),
         ({"mesh": others}, ValueError, "axis beside 'seeds'; got {'seeds': 8}"),
         ({"mesh": 8}, TypeError, "mesh must be a jax.sharding.Mesh.*; got 8"),
-        ({"env": "gymnasium:CartPole-v1"}, ValueError, "stepped in Python"),
+        ({"env": "gymnasium:CartPole-v1", "mesh": with_seeds}, ValueError, "no axis 'seeds'.*one seed at a time"),
+        ({"env": counting((2,), AutoresetMode.NEXT_STEP)}, ValueError, "that of the vector environment, 1; got 64"),
     ]:
         with pytest.raises(error, match=message):
             jtrpo.TrainConfig(**{"env": "CartPole-v1", "mesh": all_devices(), **settings})
