@@ -54,7 +54,7 @@ class TrainConfig:
             :func:`jtrpo.make_host_trainer`: ``"gymnasium:"`` or ``"envpool:"`` and an id of theirs, a
             ``gymnasium.vector.VectorEnv``, or a pair of them, to train on and to evaluate on.
         total_timesteps: environment steps to take, over all environments; rounded up to whole updates.
-        num_envs: environments stepped side by side.
+        num_envs: environments stepped side by side, on all devices and in all processes together.
         num_steps: steps of each environment per update; the batch is ``num_envs * num_steps``.
         reset_pool: fresh starts, made for each collection, from which the episodes that begin in it draw at random; 0: each has
             one of its own. For environments whose reset is expensive, such as Brax's.

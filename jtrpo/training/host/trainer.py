@@ -72,6 +72,9 @@ def make_host_trainer(config: TrainConfig) -> HostTrainer:
     begin an episode; that step is no sample, so the others go on meanwhile, and what an environment does beyond its
     ``num_steps`` is neither learned from nor counted.
 
+    On a mesh over several processes each steps an equal share of the ``num_envs`` environments, which is made here or is the
+    vector that the process gives. ``step`` and ``evaluate`` are called in all of them.
+
     Args:
         config: static settings.
 
