@@ -1,6 +1,6 @@
 """Steps per second of sb3-contrib's TRPO; runs where sb3-contrib is installed, for MuJoCo with ``gymnasium[mujoco]``.
 
-    sb3/bin/python benchmarks/peers/sb3_speed.py '{"env": "CartPole-v1", "n_envs": 64, "n_steps": 32, "steps": 20480, "settings": {}}'
+    sb3/bin/python sb3_speed.py '{"env": "CartPole-v1", "n_envs": 64, "n_steps": 32, "steps": 20480, "settings": {}}'
 
 prints one line of JSON. One collection and update warm up; torch uses the given number of threads. With ``"normalize": true``
 observations and rewards go through VecNormalize.
