@@ -12,7 +12,7 @@ import tyro
 from jtrpo.tools.commands import COMMANDS, Train
 from jtrpo.training.config import TrainConfig
 from jtrpo.training.hyperparams import Hyperparams
-from jtrpo.training.tuned import TUNED
+from jtrpo.training.tuned import shipped
 
 
 class Command(Protocol):
@@ -30,15 +30,15 @@ def parse(argv: list[str]) -> Command:
     by_default = _parse(argv, {})
     if not isinstance(by_default, Train):
         return by_default
-    config, numbers = TUNED.get(by_default.env, ({}, {}))
-    shipped: dict[str, Any] = {**config, **numbers}
-    command = _parse(argv, shipped) if shipped else by_default
+    config, numbers = shipped(by_default.env)
+    settings: dict[str, Any] = {**config, **numbers}
+    command = _parse(argv, settings) if settings else by_default
     values, with_shipped = _settings(by_default), _settings(command)
     given = {
         name: values[name]
         for name, _, default in (*CONFIG_FIELDS, *HYPERPARAM_FIELDS)
         # What is not the default in one of the two cases was given.
-        if values[name] != default or with_shipped[name] != shipped.get(name, default)
+        if values[name] != default or with_shipped[name] != settings.get(name, default)
     }
     return dataclasses.replace(command, given=given, argv=tuple(argv))
 

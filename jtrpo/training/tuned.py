@@ -4,6 +4,7 @@ Found by random search (``benchmarks/search.py``) and variations of its best by 
 ship only where they beat the defaults, for as many steps, by more than the interval over 20 seeds.
 """
 
+import re
 import warnings
 from itertools import combinations
 from typing import Any
@@ -16,6 +17,15 @@ _SHRINKING = {"critic": "gauss_newton", "critic_epochs": 2, "anneal": ("max_kl",
 
 _REMEMBERING = {"total_timesteps": 200_000, "memory": "gru", "hidden_sizes": (64,)}
 """For what a single observation does not tell."""
+
+_ROBOT = {
+    **_SHRINKING,
+    "total_timesteps": 1_000_000,
+    "num_envs": 8,
+    "num_steps": 256,
+    "initial_log_std": -0.5,
+}
+"""For MuJoCo's robots, whether EnvPool or Gymnasium steps them."""
 
 TUNED: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
     "Acrobot-v1": (
@@ -69,8 +79,18 @@ TUNED: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
     "GaussianBandit-misc": (_REMEMBERING, {"max_kl": 0.01}),
     "MemoryChain-bsuite": ({**_REMEMBERING, "total_timesteps": 100_000}, {"max_kl": 0.01}),
     "MetaMaze-misc": ({"total_timesteps": 200_000}, {}),
+    "HalfCheetah": ({**_ROBOT, "initial_log_std": -1.0}, {"max_kl": 0.03, "gae_lambda": 0.9}),
+    "Hopper": (_ROBOT, {"max_kl": 0.04}),
+    "Walker2d": (_ROBOT, {"max_kl": 0.02}),
+    "InvertedDoublePendulum": ({**_ROBOT, "num_envs": 32}, {"max_kl": 0.02}),
 }
-"""By environment id: fields of :class:`TrainConfig`, and fields of :class:`Hyperparams`, that differ from the defaults."""
+"""By environment id, or name of a MuJoCo robot: what differs from defaults of :class:`TrainConfig` and :class:`Hyperparams`."""
+
+
+def shipped(env: Any) -> tuple[dict[str, Any], dict[str, float]]:
+    """The entry of :data:`TUNED`; ``envpool:Hopper-v5``, ``gymnasium:Hopper-v4`` and their like share that of Hopper."""
+    robot = re.fullmatch(r"(?:envpool|gymnasium):(\w+)-v[45]", str(env))
+    return TUNED.get(robot[1] if robot else env, ({}, {}))
 
 
 def tuned(env: str, **settings: Any) -> tuple[TrainConfig, Hyperparams]:
@@ -93,11 +113,11 @@ def tuned(env: str, **settings: Any) -> tuple[TrainConfig, Hyperparams]:
         >>> config.reuse, float(hyperparams.gamma)
         (4, 0.9)
     """
-    config, numbers = TUNED.get(env, ({}, {}))
+    config, numbers = shipped(env)
     own = {name: value for name, value in settings.items() if name in Hyperparams._fields}
     given = {name: value for name, value in settings.items() if name not in own}
-    shipped = {name: value for name, value in config.items() if name not in given}
-    return _with_shipped(env, given, shipped), Hyperparams(**{**numbers, **own})
+    kept = {name: value for name, value in config.items() if name not in given}
+    return _with_shipped(env, given, kept), Hyperparams(**{**numbers, **own})
 
 
 def _with_shipped(env: str, given: dict[str, Any], shipped: dict[str, Any]) -> TrainConfig:

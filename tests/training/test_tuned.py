@@ -1,17 +1,25 @@
 import pytest
 
 import jtrpo
-from jtrpo.training.tuned import TUNED
+from jtrpo.training.tuned import TUNED, shipped
 
 
-@pytest.mark.parametrize("env", [*TUNED, "FourRooms-misc"])
-def test_what_ships_can_be_built_and_replaced(env):
+@pytest.mark.parametrize("name", [*TUNED, "FourRooms-misc"])
+def test_what_ships_can_be_built_and_replaced(name):
+    env = name if "-" in name else f"gymnasium:{name}-v5"
+    if env != name:
+        pytest.importorskip("mujoco")
     config, hyperparams = jtrpo.tuned(env)
-    static, numbers = TUNED.get(env, ({}, {}))
+    static, numbers = TUNED.get(name, ({}, {}))
     assert config == jtrpo.TrainConfig(env, **static)
     assert hyperparams == jtrpo.Hyperparams(**numbers)
     config, hyperparams = jtrpo.tuned(env, total_timesteps=7, max_kl=0.5)
     assert (config.total_timesteps, hyperparams.max_kl) == (7, 0.5)
+
+
+def test_a_robot_has_one_entry_whoever_steps_it():
+    assert shipped("envpool:Hopper-v5") == shipped("gymnasium:Hopper-v4") == TUNED["Hopper"]
+    assert shipped("gymnasium:Hopper-v3") == shipped("Hopper-v5") == shipped(object()) == ({}, {})
 
 
 def test_a_name_that_is_no_setting_is_refused():
