@@ -81,7 +81,13 @@ TUNED: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
     "MetaMaze-misc": ({"total_timesteps": 200_000}, {}),
     "HalfCheetah": ({**_ROBOT, "initial_log_std": -1.0}, {"max_kl": 0.03, "gae_lambda": 0.9}),
     "Hopper": (_ROBOT, {"max_kl": 0.04}),
-    "Walker2d": (_ROBOT, {"max_kl": 0.02}),
+    "Walker2d": (_ROBOT, {"max_kl": 0.04}),
+    "Swimmer": (
+        {**_ROBOT, "initial_log_std": 0.0, "normalize_values": True},
+        {"max_kl": 0.02, "gamma": 0.9999, "gae_lambda": 0.99},
+    ),
+    "Reacher": (_ROBOT, {"max_kl": 0.02}),
+    "InvertedPendulum": (_ROBOT, {"max_kl": 0.02}),
     "InvertedDoublePendulum": ({**_ROBOT, "num_envs": 32}, {"max_kl": 0.02}),
 }
 """By environment id, or name of a MuJoCo robot: what differs from defaults of :class:`TrainConfig` and :class:`Hyperparams`."""
