@@ -25,6 +25,7 @@ from jtrpo.training.critic import fit_critic, init_critic_optimizer
 from jtrpo.training.gauss_newton import fit_gauss_newton
 
 MATRIX = 1024
+SAMPLES = 200_000  # in a timed run of a piece
 
 
 def pieces(num_envs: int, num_steps: int, hidden_sizes: tuple[int, ...], iterations: int) -> dict[str, Callable]:
@@ -95,7 +96,7 @@ def measure(
     num_envs: int, num_steps: int, hidden_sizes: tuple[int, ...], iterations: int, repeats: int
 ) -> dict[str, Any]:
     """Median seconds and costs in gradients of every piece, and the roofline."""
-    times = max(5, 200_000 // (num_envs * num_steps))
+    times = max(5, SAMPLES // (num_envs * num_steps))
     functions = pieces(num_envs, num_steps, hidden_sizes, iterations)
     functions["matrix"] = partial(matrix_product, jnp.eye(MATRIX) * 0.5)
     compiled = {name: jax.jit(partial(run, times=times)).lower().compile() for name, run in functions.items()}

@@ -53,13 +53,20 @@ LONGEST = (
 )
 
 
-def pytest_collection_modifyitems(items):
+@pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
+def pytest_collection_modifyitems(config, items):
+    for item in items:
+        if "long" in item.keywords:
+            item.add_marker("slow")
+    if not config.getoption("--long"):
+        config.hook.pytest_deselected(items=[item for item in items if "long" in item.keywords])
+        items[:] = [item for item in items if "long" not in item.keywords]
     place = {Path(__file__).parent / name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path, len(LONGEST)))
 
 
 def pytest_addoption(parser):
-    parser.addoption("--long", action="store_true", help="the whole soak of tests/faults: more kills, flips and draws")
+    parser.addoption("--long", action="store_true", help="also the tests marked long, and more kills, flips and draws")
 
 
 def pytest_unconfigure():

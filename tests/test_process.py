@@ -54,13 +54,15 @@ def test_the_users_own_xla_flags_are_kept():
 
 
 # As users compile it, which takes long: in the quick tests only where it used to hang, and no longer than shows that it does not.
-SLOW = pytest.mark.slow
 HANGS = tuple(map(int, jaxlib.__version__.split(".")[:2])) < (0, 11)
 
 
 @pytest.mark.parametrize(
     ("seeds", "timesteps", "least"),
-    [pytest.param(8, 20_000, 60, marks=() if HANGS else SLOW), pytest.param(20, 100_000, 450, marks=SLOW)],
+    [
+        pytest.param(8, 20_000, 60, marks=() if HANGS else pytest.mark.slow),
+        pytest.param(20, 100_000, 450, marks=pytest.mark.long),
+    ],
 )
 def test_seeds_with_evaluation_in_the_users_own_jit_end_and_learn_cartpole(seeds, timesteps, least):
     code = f"""

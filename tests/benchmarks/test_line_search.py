@@ -8,7 +8,7 @@ from benchmarks import line_search
 pytestmark = pytest.mark.slow
 
 
-def test_trpo_keeps_the_bound_that_the_others_cross(tmp_path, monkeypatch):
+def studied(tmp_path, monkeypatch):
     path = tmp_path / "study.json"
     arguments = ["--envs", "Pendulum-v1", "--seeds", "2", "--steps", "5120", "--out", str(path)]
     monkeypatch.setattr("sys.argv", ["line_search", *arguments])
@@ -19,9 +19,21 @@ def test_trpo_keeps_the_bound_that_the_others_cross(tmp_path, monkeypatch):
     assert (study["seeds"], study["steps"]) == (2, 5120)
     entries = {(entry["method"], entry["factor"]): entry for entry in study["entries"]}
     assert set(entries) == {(method, factor) for method in ("TRPO", "TNPG") for factor in (1, 40)}
-    for (method, factor), entry in entries.items():
+    for entry in entries.values():
         assert np.isfinite(entry["stochastic_return"]).all()
         assert len(entry["deterministic_return"]) == 2
+    return entries
+
+
+def test_the_file_has_an_entry_for_each_method_and_trust_region(tmp_path, monkeypatch, traced):
+    traced(line_search)
+    studied(tmp_path, monkeypatch)
+
+
+@pytest.mark.long
+def test_trpo_keeps_the_bound_that_the_others_cross(tmp_path, monkeypatch):
+    entries = studied(tmp_path, monkeypatch)
+    for (method, factor), entry in entries.items():
         if method == "TRPO":
             assert max(entry["largest_kl"]) <= 1
             assert entry["over"] == 0

@@ -20,7 +20,7 @@ def _a_peer_that_answers(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("_a_peer_that_answers")
-@pytest.mark.parametrize("seeds", [1, 2])
+@pytest.mark.parametrize("seeds", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_a_row_is_the_ratio_of_rates(tmp_path, monkeypatch, capsys, seeds):
     monkeypatch.setattr(peers, "ROWS", {"small": ("sb3", {"steps": 1}, SAME, seeds), "other": ("rejax", {}, {}, 1)})
     monkeypatch.setattr("sys.argv", ["peers", "--sb3", sys.executable, "--json", str(tmp_path / "out.json")])

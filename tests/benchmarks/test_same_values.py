@@ -6,7 +6,10 @@ from benchmarks.peers import same_values
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(scope="module", params=same_values.SIZES)
+SIZES = [each if each == "Pendulum-v1" else pytest.param(each, marks=pytest.mark.long) for each in same_values.SIZES]
+
+
+@pytest.fixture(scope="module", params=SIZES)
 def answers(request):
     """jtrpo in the peer's place, normalising as the peer does: by the standard deviation over n - 1."""
     asked = same_values.question(request.param)

@@ -17,10 +17,10 @@ def call(monkeypatch, module, *arguments):
 
 def test_a_small_table_is_measured_and_drawn(tmp_path, monkeypatch, capsys):
     file = tmp_path / "rows.json"
-    sizes = ("--num-envs", 4, 8, "--num-steps", 8, "--widths", 16, "--updates", 2, "--seeds", 2)
+    sizes = ("--num-envs", 4, "--num-steps", 8, "--widths", 16, "--updates", 2, "--seeds", 2)
     call(monkeypatch, throughput, *sizes, "--json", file)
     rows = json.loads(file.read_text())
-    assert [row["num_envs"] for row in rows] == [4, 8]
+    assert [row["num_envs"] for row in rows] == [4]
     for row in rows:
         assert row["run_seconds_least"] <= row["run_seconds"] <= row["run_seconds_most"]
         assert row["steps_per_second"] == 2 * 2 * row["num_envs"] * 8 / row["run_seconds"]
@@ -62,6 +62,7 @@ def test_a_size_beyond_the_devices_memory_is_left_out_and_named(monkeypatch, cap
     assert "CartPole-v1: 1048576 environments" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_with_the_length_of_the_run():
     """Only one row of metrics per update is kept: ten times the updates, the same program otherwise."""
 

@@ -23,6 +23,7 @@ def test_every_piece_is_measured_in_gradients(tmp_path, monkeypatch, capsys):
     ]
     monkeypatch.setattr("sys.argv", ["update_cost", *arguments])
     monkeypatch.setattr(update_cost, "MATRIX", 64)
+    monkeypatch.setattr(update_cost, "SAMPLES", 10_000)
     update_cost.main()
     result = json.loads(path.read_text())
     pieces = result["in_gradients"]

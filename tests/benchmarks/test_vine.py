@@ -17,7 +17,7 @@ def test_difference_is_that_of_the_means_with_an_interval_around_it():
     assert vine.difference([1.0, 1.0], [0.5, 0.5]) == (0.5, 0.5, 0.5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_vine_and_its_rivals_take_as_many_steps_or_as_long(tmp_path, monkeypatch, capsys):
     path = tmp_path / "vine.json"
     monkeypatch.setattr(vine, "EPISODES", 4)

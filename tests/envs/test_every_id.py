@@ -41,7 +41,7 @@ def test_every_environment_keeps_its_types(env_id):
     assert trajectory.reward.shape == (8, 2)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("env_id", EVERY_ID)
 def test_every_environment_is_reset_and_stepped(env_id):
     with jax.numpy_rank_promotion("allow"):

@@ -51,13 +51,17 @@ DAMAGE = {
 def test_every_file_damaged_in_turn(saved, tmp_path, request):
     folder, first, second = saved
     same = lambda a, b: set(a) == set(b) and all(a[name].tobytes() == b[name].tobytes() for name in b)  # noqa: E731
-    chance, flips = random.Random(0), 100 if request.config.getoption("--long") else 3
+    long = request.config.getoption("--long")
+    chance, flips = random.Random(0), 100 if long else 1
     files = sorted(path.relative_to(folder) for path in (folder / "1").rglob("*") if path.is_file())
     assert len(files) >= 8
-    found = harmless = 0
-    for file in files:
-        for name, damage in DAMAGE.items():
+    found = harmless = done = 0
+    for number, file in enumerate(files):
+        names = list(DAMAGE)
+        for name in names if long else dict.fromkeys(("a bit flipped", names[1 + number % (len(names) - 1)])):
+            damage = DAMAGE[name]
             for _ in range(flips if name == "a bit flipped" else 1):
+                done += 1
                 copy = tmp_path / "copy"
                 shutil.copytree(folder, copy)
                 content = (copy / file).read_bytes()
@@ -80,8 +84,8 @@ def test_every_file_damaged_in_turn(saved, tmp_path, request):
                     assert same(to_arrays(restored.state), first), where
                     assert same(to_arrays(loaded.state), first), where
                 shutil.rmtree(copy)
-    assert found >= 2 * len(DAMAGE)
-    assert found + harmless == len(files) * (len(DAMAGE) - 1 + flips)
+    assert found >= done / 4
+    assert found + harmless == done >= 2 * len(files)
 
 
 def test_the_older_whole_checkpoint_is_offered_and_the_damaged_one_kept_aside(saved, tmp_path):

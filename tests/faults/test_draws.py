@@ -11,7 +11,6 @@ import jtrpo
 
 pytestmark = pytest.mark.slow
 
-DRAWS = 340
 SETTINGS = [  # num_steps, cg_iterations and critic_epochs are static: each group draws its own
     {"env": "CartPole-v1", "num_steps": 32, "cg_iterations": 5, "critic_epochs": 5},
     {"env": "Pendulum-v1", "num_steps": 64, "cg_iterations": 30, "critic_epochs": 1, "critic": "gauss_newton"},
@@ -19,9 +18,9 @@ SETTINGS = [  # num_steps, cg_iterations and critic_epochs are static: each grou
 ]
 
 
-def draw(rng):
+def draw(rng, draws):
     """rl-zoo3: target_kl 0.001 to 0.1, lr 1e-5 to 2e-3, 1 - gamma 1e-4 to 0.03, 1 - lambda 1e-4 to 0.1, all log-uniform."""
-    log = lambda low, high: np.exp(rng.uniform(np.log(low), np.log(high), DRAWS)).astype(np.float32)  # noqa: E731
+    log = lambda low, high: np.exp(rng.uniform(np.log(low), np.log(high), draws)).astype(np.float32)  # noqa: E731
     return jtrpo.Hyperparams(
         max_kl=jnp.array(log(1e-3, 0.1)),
         gamma=jnp.array(1 - log(1e-4, 0.03)),
@@ -35,9 +34,9 @@ def draw(rng):
 @pytest.mark.parametrize("group", range(len(SETTINGS)))
 def test_no_draw_breaks_a_parameter_or_the_trust_region(group, request):
     config = jtrpo.TrainConfig(num_envs=2, hidden_sizes=(8,), critic_minibatches=1, **SETTINGS[group])
-    updates = 40 if request.config.getoption("--long") else 8
+    draws, updates = (340, 40) if request.config.getoption("--long") else (64, 8)
     trainer = jtrpo.make_trainer(config)
-    numbers = jax.tree.map(lambda x: jnp.broadcast_to(x, (DRAWS,)), draw(np.random.default_rng(group)))
+    numbers = jax.tree.map(lambda x: jnp.broadcast_to(x, (draws,)), draw(np.random.default_rng(group), draws))
 
     @jax.jit
     @jax.vmap
@@ -45,10 +44,10 @@ def test_no_draw_breaks_a_parameter_or_the_trust_region(group, request):
         state, metrics = jax.lax.scan(lambda s, _: trainer.step(s), trainer.init(key, numbers), length=updates)
         return (state.policy_params, state.critic_params), metrics.policy
 
-    params, info = run(jax.random.split(jax.random.key(group), DRAWS), numbers)
+    params, info = run(jax.random.split(jax.random.key(group), draws), numbers)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
     assert (np.asarray(info.kl) <= np.asarray(numbers.max_kl)[:, None]).all()
     reasons = Counter(jtrpo.UpdateStatus(status).name for status in np.asarray(info.status).flat)
     print(config.env, dict(reasons))
-    assert reasons["ACCEPTED"] > 0.9 * DRAWS * updates
+    assert reasons["ACCEPTED"] > 0.9 * draws * updates
     assert not reasons.keys() & {"NON_FINITE_GRADIENT", "NON_FINITE_CANDIDATE"}

@@ -17,11 +17,10 @@ RUN = (
 )  # fmt: skip
 
 
-def train(folder, *more, before=""):
+def train(folder, *more, before="", **environment):
     command = [sys.executable, "-m", "jtrpo", "train", *RUN, "--checkpoint-dir", str(folder), *more]
-    environment = {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "0"}
     shell = ["bash", "-c", f'{before} exec "$@"', "bash", *command]
-    return subprocess.run(shell, capture_output=True, text=True, timeout=200, env=environment)
+    return subprocess.run(shell, capture_output=True, text=True, timeout=200, env={**os.environ, **environment})
 
 
 @pytest.fixture
@@ -52,7 +51,8 @@ def test_a_disk_that_fills_up(small_disk):
     assert f"going on after update {saved[-1]}" in done.stderr
 
 
+@pytest.mark.long
 def test_a_quota_on_the_size_of_files(tmp_path):
     """The table of metrics outgrows 16 KiB after some updates; checkpoints need less."""
-    assert_told_and_whole(train(tmp_path, before="ulimit -f 16;"), tmp_path)
+    assert_told_and_whole(train(tmp_path, before="ulimit -f 16;", JAX_ENABLE_COMPILATION_CACHE="0"), tmp_path)
     assert updates_in(tmp_path)

@@ -317,7 +317,7 @@ def fuzz(examples, one_in):
 
 
 @pytest.mark.parametrize(
-    ("examples", "one_in"), [(40, 10), pytest.param(200, 40, marks=pytest.mark.slow)], ids=["some", "many"]
+    ("examples", "one_in"), [(40, 10), pytest.param(200, 40, marks=pytest.mark.long)], ids=["some", "many"]
 )
 def test_every_drawn_pair_of_spaces_trains_or_is_refused_by_name(examples, one_in, request):
     became = fuzz(5000 if request.config.getoption("--long") else examples, one_in)

@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,43 +33,48 @@ def seen_sequences(cell):
 
 def make(cell):
     seen = seen_sequences(cell)
-    params = network(cell).init(jax.random.key(0), seen)
+    params = jax.jit(network(cell).init)(jax.random.key(0), seen)
     return network(cell).apply, jax.tree.map(lambda x: jnp.asarray(x, float) * 2 + 0.1, params), seen
 
 
-def gru_by_hand(params, seen):
-    """Logits of a GRU policy, one step of one sequence at a time, by the textbook's equations."""
+def gru_by_hand(params, observations, start, h):
+    """Logits of a GRU policy on one sequence, step by step, by the textbook's equations."""
     p = params["params"]
     layer = lambda d, x: x @ d["kernel"] + d.get("bias", 0.0)  # noqa: E731
     (torso,), (memory,) = ([p["encoder"][k] for k in p["encoder"] if k.startswith(n)] for n in ("Torso", "Memory"))
     (cell,) = jax.tree.leaves(memory, is_leaf=lambda x: isinstance(x, dict) and "hn" in x)
     logits = []
-    for n in range(SEQUENCES):
-        h = seen.carry[n * LENGTH]
-        for i in range(n * LENGTH, (n + 1) * LENGTH):
-            h = jnp.where(seen.start[i], 0.0, h)
-            x = jnp.tanh(layer(torso["MLP_0"]["Dense_0"], seen.observation[i]))
-            r = jax.nn.sigmoid(layer(cell["ir"], x) + layer(cell["hr"], h))
-            z = jax.nn.sigmoid(layer(cell["iz"], x) + layer(cell["hz"], h))
-            new = jnp.tanh(layer(cell["in"], x) + r * layer(cell["hn"], h))
-            h = (1 - z) * new + z * h
-            logits.append(layer(p["head"]["Dense_0"], h))
+    for i in range(LENGTH):
+        h = jnp.where(start[i], 0.0, h)
+        x = jnp.tanh(layer(torso["MLP_0"]["Dense_0"], observations[i]))
+        r = jax.nn.sigmoid(layer(cell["ir"], x) + layer(cell["hr"], h))
+        z = jax.nn.sigmoid(layer(cell["iz"], x) + layer(cell["hz"], h))
+        new = jnp.tanh(layer(cell["in"], x) + r * layer(cell["hn"], h))
+        h = (1 - z) * new + z * h
+        logits.append(layer(p["head"]["Dense_0"], h))
     return jnp.stack(logits)
 
 
 def test_recurrent_fisher_product_equals_the_dense_one_with_episode_ends_inside_the_sequences(x64):
     policy, params, seen = make("gru")
-    np.testing.assert_allclose(policy(params, seen).logits, gru_by_hand(params, seen), rtol=1e-12)
     flat, unravel = ravel_pytree(params)
     weight = jnp.asarray(np.random.default_rng(2).uniform(size=SEQUENCES * LENGTH)).at[4].set(0.0)
 
     # The Hessian of a KL in its logits is diag(p) - p p^T, so the dense matrix needs first derivatives alone.
-    jacobian = jax.jit(jax.jacobian(lambda x: gru_by_hand(unravel(x), seen)))(flat)
-    p = jax.nn.softmax(gru_by_hand(params, seen))
+    @jax.jit
+    def differentiate(x, *sequence):
+        return gru_by_hand(unravel(x), *sequence), jax.jacobian(lambda x: gru_by_hand(unravel(x), *sequence))(x)
+
+    begins = range(0, SEQUENCES * LENGTH, LENGTH)
+    sequences = [(seen.observation[n : n + LENGTH], seen.start[n : n + LENGTH], seen.carry[n]) for n in begins]
+    logits, jacobian = map(jnp.concatenate, zip(*(differentiate(flat, *each) for each in sequences), strict=True))
+    np.testing.assert_allclose(jax.jit(policy)(params, seen).logits, logits, rtol=1e-12)
+    p = jax.nn.softmax(logits)
     hessian = p[:, :, None] * jnp.eye(p.shape[1])[None] - p[:, :, None] * p[:, None, :]
     dense = jnp.einsum("b,bai,bac,bcj->ij", weight / weight.sum(), jacobian, hessian, jacobian)
     vector = jnp.cos(jnp.arange(flat.size, dtype=float))
-    product = fisher_vector_product(policy, params, seen, unravel(vector), weight=weight, sequence_length=LENGTH)
+    multiply = jax.jit(partial(fisher_vector_product, policy, sequence_length=LENGTH))
+    product = multiply(params, seen, unravel(vector), weight=weight)
     expected = dense @ vector
     assert float(jnp.abs(ravel_pytree(product)[0] - expected).max() / jnp.abs(expected).max()) <= 1e-9
 
@@ -98,7 +105,7 @@ def test_what_came_before_an_episodes_start_changes_nothing_after_it(x64):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("filling", [3.0, np.nan])
+@pytest.mark.parametrize("filling", [pytest.param(3.0, marks=pytest.mark.long), np.nan])
 def test_padded_steps_change_nothing(filling, x64):
     policy, params, seen = make("gru")
     rng = np.random.default_rng(3)

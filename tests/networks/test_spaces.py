@@ -34,7 +34,7 @@ def config(env, **settings):
     return jtrpo.TrainConfig(env=env, **{**small, "total_timesteps": 128 * 30, **settings})
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_every_kind_of_action_space_trains_inside_its_bounds_and_learns():
     settings = config(Rewarding(EVERY_KIND))
     result = jax.jit(jtrpo.make_train(settings))(jax.random.key(0), NUMBERS)
@@ -102,7 +102,7 @@ def test_categories_and_masks_are_not_centred_and_boxes_are(masked):
 
 @pytest.mark.parametrize(
     "kind",
-    ["tanh_gaussian", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("state_dependent_gaussian", "gsde"))],
+    ["tanh_gaussian", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("state_dependent_gaussian", "gsde"))],
 )
 def test_every_distribution_over_a_box_learns_the_probe(kind):
     settings = config(probes.MatchObservation(probes.CONTINUOUS), box_distribution=kind, total_timesteps=128 * 150)

@@ -71,7 +71,7 @@ def test_wrong_input_exits_with_2_and_a_message_without_traceback(arguments, wor
     assert "Traceback" not in text
 
 
-@pytest.mark.slow  # tests/inputs/test_command_line.py starts two more
+@pytest.mark.long  # tests/inputs/test_command_line.py starts two more
 def test_the_module_runs_as_a_program():
     done = subprocess.run([sys.executable, "-m", "jtrpo", "envs"], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -74,7 +74,7 @@ def test_the_command_writes_the_page_and_names_what_is_wrong(runs, tmp_path, cap
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no chromium")
-@pytest.mark.parametrize(("width", "columns"), [pytest.param(1280, 3, marks=pytest.mark.slow), (500, 1)])
+@pytest.mark.parametrize(("width", "columns"), [pytest.param(1280, 3, marks=pytest.mark.long), (500, 1)])
 def test_in_a_browser_it_fits_its_window(page, tmp_path, width, columns):
     """Nothing but the table scrolls sideways, and the curves stand side by side where there is room."""
     probe = (

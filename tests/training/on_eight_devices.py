@@ -28,7 +28,7 @@ from tests.probes import counting
 from tests.training.own_networks import averaging, networks
 from tests.training.test_acting_kl import SMALL, acting_updates, assert_within
 
-QUICK, SLOW = {}, {}
+QUICK, SLOW, LONG = {}, {}, {}
 
 
 def quick(case):
@@ -38,6 +38,11 @@ def quick(case):
 
 def slow(case):
     SLOW[case.__name__] = case
+    return case
+
+
+def long(case):
+    LONG[case.__name__] = case
     return case
 
 
@@ -129,8 +134,9 @@ def fractions_of_a_batch_memory_and_reuse_know_no_devices():
 
 
 @slow
-def memory_and_reuse_know_no_devices_where_adam_fits_the_critic():
-    three_updates_are_those_of_one(memory="gru", reuse=3, critic_minibatches=2, fisher_fraction=0.4, **costly())
+def a_memory_of_ones_own_and_reuse_know_no_devices_where_adam_fits_the_critic():
+    own = networks(averaging, hidden=(8,))
+    three_updates_are_those_of_one(reuse=3, critic_minibatches=2, fisher_fraction=0.4, **own, **costly())
 
 
 @quick
@@ -175,17 +181,11 @@ def memory_and_reuse_know_no_devices_on_the_host():
 
 
 @slow
-def networks_of_ones_own_know_no_devices():
-    own = networks(averaging, hidden=(8,))
-    three_updates_are_those_of_one(critic="gauss_newton", fisher_fraction=0.4, **own)
-
-
-@slow
 def the_largest_kl_knows_no_devices():
     three_updates_are_those_of_one(constraint="kl_max", preconditioner="diagonal")
 
 
-@slow
+@long
 def the_policies_that_act_stay_within_max_kl():
     mesh = jax.make_mesh((2,), ("envs",), devices=jax.devices()[:2])
     with jax.enable_x64(False):
@@ -227,11 +227,12 @@ def a_second_axis_takes_the_seeds_which_say_nothing_to_one_another():
     alone = jax.jit(jax.vmap(jtrpo.make_train(jtrpo.TrainConfig("CartPole-v1", **common))))(keys)
     config = jtrpo.TrainConfig("CartPole-v1", mesh=mesh, **common)
     train = jax.jit(jax.vmap(jtrpo.make_train(config), spmd_axis_name="seeds"))
-    result = train(keys)
+    compiled = train.lower(keys).compile()
+    result = compiled(keys)
     assert difference(alone.state.policy_params, result.state.policy_params) < 1e-5
     here = result.state.env_state.observation.addressable_shards[0].data
     assert here.shape == (2, 2, 4), here.shape
-    lines = [line.split(", metadata=")[0] for line in train.lower(keys).compile().as_text().splitlines()]
+    lines = [line.split(", metadata=")[0] for line in compiled.as_text().splitlines()]
     groups = [communicating(line) for line in lines if " all-reduce(" in line]
     assert len(groups) > 8
     assert all(each == {frozenset({n, n + 1}) for n in (0, 2, 4, 6)} for each in groups), groups
@@ -271,7 +272,7 @@ if __name__ == "__main__":
     errors = {}
     for name in sys.argv[1:]:
         try:
-            (QUICK | SLOW)[name]()
+            (QUICK | SLOW | LONG)[name]()
             errors[name] = ""
         except Exception:
             errors[name] = traceback.format_exc()

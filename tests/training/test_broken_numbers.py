@@ -62,7 +62,7 @@ def faulty(**settings):
         {},
         pytest.param(
             {"memory": "gru", "critic": "gauss_newton", "critic_epochs": 1, "normalize_observations": False},
-            marks=pytest.mark.slow,
+            marks=pytest.mark.long,
         ),
     ],
     ids=["defaults", "memory"],

@@ -27,7 +27,7 @@ def config(**settings):
 
 
 @pytest.fixture(
-    scope="module", params=["shared lstm", *(pytest.param(each, marks=pytest.mark.slow) for each in ("gru", "shared"))]
+    scope="module", params=["shared lstm", *(pytest.param(each, marks=pytest.mark.long) for each in ("gru", "shared"))]
 )
 def collected(request):
     """An agent, its state after an update, and what that state collects next."""
@@ -92,7 +92,7 @@ def memoryless_bound():
     return 0.5 * 1.0 + 0.5 * -1.0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_gru_remembers_the_chain_where_no_memoryless_policy_can():
     returns = {}
     for memory in (None, "gru"):

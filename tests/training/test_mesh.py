@@ -7,9 +7,13 @@ import sys
 import pytest
 
 from tests.devices import ROOT, communicating, environment
-from tests.training.on_eight_devices import QUICK, SLOW
+from tests.training.on_eight_devices import LONG, QUICK, SLOW
 
-CASES = [*QUICK, *(pytest.param(case, marks=pytest.mark.slow) for case in SLOW)]
+CASES = [
+    *QUICK,
+    *(pytest.param(case, marks=pytest.mark.slow) for case in SLOW),
+    *(pytest.param(case, marks=pytest.mark.long) for case in LONG),
+]
 
 
 @pytest.fixture(scope="module")

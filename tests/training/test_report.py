@@ -28,7 +28,7 @@ def test_each_update_is_reported_once_with_its_metrics(reported):
     jax.tree.map(np.testing.assert_array_equal, together, jax.device_get(result.metrics))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_who_reports_changes_nothing(reported):
     silent = jax.jit(jtrpo.make_train(CONFIG))(jax.random.key(0))
     jax.tree.map(np.testing.assert_array_equal, reported[1].metrics, silent.metrics)

@@ -48,7 +48,7 @@ def config(**settings):
     return jtrpo.TrainConfig("CartPole-v1", total_timesteps=256, **{**common, **settings})
 
 
-@pytest.mark.parametrize("memory", [None, pytest.param("gru", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("memory", [None, pytest.param("gru", marks=pytest.mark.long)])
 def test_the_first_update_is_the_one_without_reuse_and_later_ones_are_not(memory, x64):
     states, steps = {}, {}
     for reuse in (1, 3):

@@ -235,7 +235,7 @@ def learn_ten_times(factor, rewards=lambda update: jnp.full((16, 4), jnp.nan), c
     # Of a power of two every bit stays. Other rounding may end conjugate gradients an iteration earlier.
     [
         ("adam", (1e-8, 1e-3, 1e3)),
-        pytest.param("gauss_newton", (2.0**-27, 2.0**-10, 2.0**10), marks=pytest.mark.slow),
+        pytest.param("gauss_newton", (2.0**-27, 2.0**-10, 2.0**10), marks=pytest.mark.long),
     ],
 )
 def test_the_unit_of_the_rewards_does_not_matter(critic, factors):

@@ -218,7 +218,7 @@ def test_a_number_that_is_not_finite_reaches_q_unless_the_episode_was_over():
 
 @pytest.mark.parametrize(
     "settings",
-    [{"memory": "gru"}, pytest.param({"memory": "lstm", "shared_torso": True}, marks=pytest.mark.slow)],
+    [{"memory": "gru"}, pytest.param({"memory": "lstm", "shared_torso": True}, marks=pytest.mark.long)],
     ids=str,
 )
 def test_a_branch_of_one_step_that_repeats_the_trunk_has_its_value_memory_included(settings):
@@ -303,7 +303,7 @@ def settings(**changes):
 
 @pytest.mark.parametrize(
     ("space", "change"),
-    [(probes.DISCRETE, {"vine_choice": "value_error"}), pytest.param(probes.CONTINUOUS, {}, marks=pytest.mark.slow)],
+    [(probes.DISCRETE, {"vine_choice": "value_error"}), pytest.param(probes.CONTINUOUS, {}, marks=pytest.mark.long)],
     ids=["all actions, value_error", "sampled"],
 )
 def test_a_probe_is_solved(space, change):

@@ -68,7 +68,7 @@ def test_a_saved_run_is_evaluated_resumed_and_kept(tmp_path, capsys):
         assert all(word in text for word in words), text
 
 
-@pytest.mark.slow  # of parts that are tested in tests/training/test_host.py and here
+@pytest.mark.long  # of parts that are tested in tests/training/test_host.py and here
 def test_gymnasium_trains_saves_resumes_and_is_evaluated(tmp_path, capsys):
     folder = tmp_path / "run"
     run = ["train", "gymnasium:CartPole-v1", "--checkpoint-dir", str(folder), "--json", *TINY]
