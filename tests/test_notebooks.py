@@ -1,5 +1,8 @@
 """The notebooks run from top to bottom, and were saved with their pictures and without machine-specific text."""
 
+import ast
+import importlib
+import inspect
 import json
 import os
 import re
@@ -11,6 +14,8 @@ import pytest
 from jupyter_client import KernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+
+import jtrpo
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -90,14 +95,51 @@ def test_there_are_notebooks():
     }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+# They compile many trainings, and what they show is tested elsewhere.
+STUDIES = {"accelerator", "diagnose", "hyperparameters", "vine"}
+
+
+def whole_or_long(path):
+    return pytest.param(path, marks=pytest.mark.long if path.stem in STUDIES else pytest.mark.slow, id=path.stem)
+
+
+@pytest.mark.parametrize("path", [whole_or_long(path) for path in NOTEBOOKS])
 def test_notebook_runs(path, kernel):
     notebook = read(path)
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = []
     check_outputs(execute(notebook, kernel))
+
+
+def unknown(source):
+    """What a program uses of jtrpo that is not there: names, imports, and keywords of functions."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "jtrpo":
+            module = importlib.import_module(node.module)
+            yield from (each.name for each in node.names if not hasattr(module, each.name))
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "jtrpo" and not hasattr(jtrpo, node.attr):
+            yield node.attr
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and ast.unparse(node.func.value) == "jtrpo"
+        ):
+            takes = inspect.signature(getattr(jtrpo, node.func.attr, dict)).parameters
+            if not any(each.kind is inspect.Parameter.VAR_KEYWORD for each in takes.values()):
+                yield from (word.arg for word in node.keywords if word.arg and word.arg not in takes)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_what_a_notebook_uses_is_there(path):
+    code = [cell.source for cell in read(path).cells if cell.cell_type == "code"]
+    lines = [line for line in "\n".join(code).splitlines() if not line.startswith(("%", "!"))]
+    assert list(unknown("\n".join(lines))) == []
+
+
+def test_what_is_not_there_is_noticed():
+    source = "from jtrpo import gae, gone\njtrpo.missing\njtrpo.TrainConfig('CartPole-v1', num_envs=1, envs=2)"
+    assert sorted(unknown(source)) == ["envs", "gone", "missing"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
