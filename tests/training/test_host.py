@@ -326,7 +326,7 @@ def test_the_same_key_begins_the_same_episodes_and_another_one_others():
             **{name: np.zeros((60, 2, 4), np.float32) for name in ("observation", "final_observation")}
         )
         alternate = lambda observation, memory, step: act(observation, memory, step % 2)  # noqa: E731
-        trajectory, *_ = collect_on_host(environments, alternate, seen, 0, None)
+        trajectory, *_ = collect_on_host(environments, alternate, seen)
         environments.close()
         assert trajectory.terminated.any()
         return trajectory.observation
