@@ -31,7 +31,7 @@ POINTS = 100
 def settings_of(task: str, changes: dict[str, Any]) -> tuple[jtrpo.TrainConfig, jtrpo.Hyperparams]:
     """Those that ship for a task in EnvPool, with some changed."""
     listed = {name: tuple(value) if isinstance(value, list) else value for name, value in changes.items()}
-    return jtrpo.tuned(f"envpool:{task}", **{"num_envs": 8, "num_steps": 256, **listed})
+    return jtrpo.tuned(f"envpool:{task}", **listed)
 
 
 def run(task: str, seed: int, config: jtrpo.TrainConfig, hyperparams: jtrpo.Hyperparams) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Settings for known environments, measured by ``benchmarks/learning.py``.
 
 Found by random search (``benchmarks/search.py``) and variations of its best by hand, on other seeds than those reported. Settings
-ship only where they beat the defaults, for as many steps, by more than the interval over 20 seeds.
+ship only where they beat the defaults, for as many steps, by more than the interval over 20 seeds; those of MuJoCo's robots were
+found by single trials (``benchmarks/results/what_helps_mujoco.md``) and not yet compared with the defaults.
 """
 
 import re
@@ -86,8 +87,6 @@ TUNED: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
         {**_ROBOT, "initial_log_std": 0.0, "normalize_values": True},
         {"max_kl": 0.02, "gamma": 0.9999, "gae_lambda": 0.99},
     ),
-    "Reacher": (_ROBOT, {"max_kl": 0.02}),
-    "InvertedPendulum": (_ROBOT, {"max_kl": 0.02}),
     "InvertedDoublePendulum": ({**_ROBOT, "num_envs": 32}, {"max_kl": 0.02}),
 }
 """By environment id, or name of a MuJoCo robot: what differs from defaults of :class:`TrainConfig` and :class:`Hyperparams`."""

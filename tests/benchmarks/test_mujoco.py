@@ -6,9 +6,14 @@ import sys
 import pytest
 
 pytest.importorskip("envpool")
+import jtrpo
 from benchmarks import mujoco
 
 SMALL = {"hidden_sizes": [8], "num_envs": 2, "num_steps": 64, "critic_minibatches": 1}
+
+
+def test_what_ships_is_what_is_measured():
+    assert mujoco.settings_of("InvertedDoublePendulum-v5", {}) == jtrpo.tuned("envpool:InvertedDoublePendulum-v5")
 
 
 @pytest.mark.slow
