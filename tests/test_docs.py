@@ -142,7 +142,7 @@ def test_the_site_builds_without_a_warning(tmp_path):
     assert "arithmatex" not in algorithm
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_code_about_meshes_runs():
     metrics = run_blocks("scaling")["result"].metrics
     assert metrics.policy.kl.shape[0] == 8 * jax.device_count()  # the last block's seeds
@@ -174,7 +174,7 @@ def test_the_page_on_updates_lists_all_that_a_linearised_policy_offers():
     assert offered <= listed
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_opened_trainers_code_runs_from_top_to_bottom():
     names = run_blocks("open_trainer")
     assert names["result"].best_return.shape == (2,)

@@ -95,12 +95,12 @@ def test_there_are_notebooks():
     }
 
 
-# They compile many trainings, and what they show is tested elsewhere.
-STUDIES = {"accelerator", "diagnose", "hyperparameters", "vine"}
+# The others compile many trainings, and what they show is tested elsewhere.
+WHOLE = {"quickstart", "compose", "does_the_line_search_matter"}
 
 
 def whole_or_long(path):
-    return pytest.param(path, marks=pytest.mark.long if path.stem in STUDIES else pytest.mark.slow, id=path.stem)
+    return pytest.param(path, marks=pytest.mark.slow if path.stem in WHOLE else pytest.mark.long, id=path.stem)
 
 
 @pytest.mark.parametrize("path", [whole_or_long(path) for path in NOTEBOOKS])
@@ -130,9 +130,15 @@ def unknown(source):
                 yield from (word.arg for word in node.keywords if word.arg and word.arg not in takes)
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_what_a_notebook_uses_is_there(path):
-    code = [cell.source for cell in read(path).cells if cell.cell_type == "code"]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.mark.parametrize("path", [*NOTEBOOKS, *PAGES], ids=lambda path: path.name)
+def test_what_a_notebook_or_a_page_uses_is_there(path):
+    if path in PAGES:
+        code = re.findall(r"^```python\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
+    else:
+        code = [cell.source for cell in read(path).cells if cell.cell_type == "code"]
     lines = [line for line in "\n".join(code).splitlines() if not line.startswith(("%", "!"))]
     assert list(unknown("\n".join(lines))) == []
 

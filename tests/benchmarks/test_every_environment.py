@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks import every_environment
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 def test_a_row_holds_random_ours_and_the_reference(tmp_path, monkeypatch, capsys):

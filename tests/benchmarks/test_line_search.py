@@ -5,7 +5,7 @@ import pytest
 
 from benchmarks import line_search
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 def studied(tmp_path, monkeypatch):

@@ -3,7 +3,7 @@ import pytest
 
 from benchmarks.peers import same_values
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 SIZES = [each if each == "Pendulum-v1" else pytest.param(each, marks=pytest.mark.long) for each in same_values.SIZES]

@@ -7,7 +7,7 @@ import pytest
 
 from tests.devices import ROOT
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 import jtrpo
 from benchmarks import search
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 def test_every_draw_is_a_setting_that_can_be_built():

@@ -4,7 +4,7 @@ import pytest
 
 from benchmarks import update_cost
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 def test_every_piece_is_measured_in_gradients(tmp_path, monkeypatch, capsys):
