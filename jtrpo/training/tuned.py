@@ -87,6 +87,8 @@ TUNED: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
         {**_ROBOT, "initial_log_std": 0.0, "normalize_values": True},
         {"max_kl": 0.02, "gamma": 0.9999, "gae_lambda": 0.99},
     ),
+    "Reacher": ({**_ROBOT, "initial_log_std": -1.0}, {"max_kl": 0.02}),
+    "InvertedPendulum": ({**_ROBOT, "initial_log_std": -1.0}, {"max_kl": 0.02}),
     "InvertedDoublePendulum": ({**_ROBOT, "num_envs": 32}, {"max_kl": 0.02}),
 }
 """By environment id, or name of a MuJoCo robot: what differs from defaults of :class:`TrainConfig` and :class:`Hyperparams`."""
