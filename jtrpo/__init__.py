@@ -8,6 +8,8 @@ from jtrpo.core.advantage import gae  # noqa: E402
 from jtrpo.core.batch import Batch  # noqa: E402
 from jtrpo.core.composite import Bernoulli, MultiCategorical, Product  # noqa: E402
 from jtrpo.core.conjugate_gradient import CGInfo, conjugate_gradient  # noqa: E402
+from jtrpo.core.cost import CostCase, CPOInfo  # noqa: E402
+from jtrpo.core.cpo import cpo_update  # noqa: E402
 from jtrpo.core.distributions import Categorical, DiagGaussian, Distribution  # noqa: E402
 from jtrpo.core.fisher import fisher_vector_product  # noqa: E402
 from jtrpo.core.gsde import StateDependentNoise  # noqa: E402
@@ -16,6 +18,7 @@ from jtrpo.core.local import LocalPolicy, linearize  # noqa: E402
 from jtrpo.core.natural_gradient import full_step, natural_gradient  # noqa: E402
 from jtrpo.core.natural_policy_gradient import natural_policy_gradient_update  # noqa: E402
 from jtrpo.core.objective import likelihood_ratio, mean_kl, surrogate, with_entropy  # noqa: E402
+from jtrpo.core.pcpo import pcpo_update  # noqa: E402
 from jtrpo.core.squashed import TanhGaussian  # noqa: E402
 from jtrpo.core.trpo import TRPOInfo, trpo_update  # noqa: E402
 from jtrpo.envs.protocol import Environment, EnvStep  # noqa: E402
@@ -36,7 +39,9 @@ __all__ = [
     "Batch",
     "Bernoulli",
     "CGInfo",
+    "CPOInfo",
     "Categorical",
+    "CostCase",
     "DiagGaussian",
     "Distribution",
     "EnvStep",
@@ -59,6 +64,7 @@ __all__ = [
     "Trainer",
     "UpdateStatus",
     "conjugate_gradient",
+    "cpo_update",
     "fisher_vector_product",
     "full_step",
     "gae",
@@ -74,6 +80,7 @@ __all__ = [
     "mean_kl",
     "natural_gradient",
     "natural_policy_gradient_update",
+    "pcpo_update",
     "surrogate",
     "trpo_update",
     "tuned",

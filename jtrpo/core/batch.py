@@ -26,6 +26,8 @@ class Batch(NamedTuple):
         log_prob: log pi_old(action | observation) as stored at collection, ``[B]``, in nats. ``None``: the policy at the
             parameters given to the update collected the batch.
         weight: non-negative weight of each sample, ``[B]``; zero leaves a sample out (padding). ``None``: all equal.
+        cost_advantage: advantage estimates of what is to stay within a limit, in units of its return, see
+            :func:`jtrpo.cpo_update`; ``[B]``, or ``[B, K]`` of K constraints for :func:`jtrpo.pcpo_update`. ``None``: no cost.
 
     Examples:
         >>> batch = jtrpo.Batch(observation=jnp.zeros((3, 4)), action=jnp.array([0, 1, 0]), advantage=jnp.ones(3))
@@ -37,6 +39,7 @@ class Batch(NamedTuple):
     advantage: Float[Array, "B ..."]
     log_prob: Float[Array, "B ..."] | None = None
     weight: Float[Array, " B"] | None = None
+    cost_advantage: Float[Array, "B ..."] | None = None
 
 
 def check_batch(batch: Batch, *, branched: bool = False) -> Batch:
@@ -47,12 +50,12 @@ def check_batch(batch: Batch, *, branched: bool = False) -> Batch:
         branched: whether the objective may be one of several actions per state, ``[B, K]``.
 
     Raises:
-        TypeError: not a batch, or advantages, log-probabilities or weights that are no real numbers.
+        TypeError: not a batch, or advantages (of rewards or costs), log-probabilities or weights that are no real numbers.
         ValueError: an entry whose leading axes differ from the advantage's.
     """
     if not isinstance(batch, Batch):
         raise TypeError(f"batch must be a jtrpo.Batch; got {shown(batch)}")
-    optional = {"log_prob": batch.log_prob, "weight": batch.weight}
+    optional = {name: getattr(batch, name) for name in ("log_prob", "weight", "cost_advantage")}
     numbers = {"advantage": batch.advantage} | {name: value for name, value in optional.items() if value is not None}
     batch = batch._replace(**{name: as_numbers(f"batch.{name}", value) for name, value in numbers.items()})
     if jnp.ndim(batch.advantage) != 1 and not (branched and jnp.ndim(batch.advantage) == 2):
@@ -75,6 +78,11 @@ def check_batch(batch: Batch, *, branched: bool = False) -> Batch:
         value = getattr(batch, name)
         if value is not None and list(jnp.shape(value)) != wanted:
             raise ValueError(f"batch.{name} must have shape {wanted}, got {jnp.shape(value)}")
+    costs = jnp.shape(batch.cost_advantage)[1:]
+    if batch.cost_advantage is not None and (len(costs) > 1 or 0 in costs):
+        raise ValueError(
+            f"batch.cost_advantage must have shape {[size]}, or [B, K] of K constraints, got {jnp.shape(batch.cost_advantage)}"
+        )
     for leaf in jax.tree.leaves(batch.action) if branches else ():
         if list(jnp.shape(leaf)[1:2]) != branches:
             raise ValueError(

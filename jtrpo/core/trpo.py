@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from jtrpo.core.batch import AxisName, Batch, check_batch, largest_over, normalize_advantages
-from jtrpo.core.check import as_floats, check_callable, check_choice, check_count, check_number, check_static
+from jtrpo.core.check import Within, as_floats, check_callable, check_choice, check_count, check_number, check_static
 from jtrpo.core.conjugate_gradient import CGInfo, conjugate_gradient, tree_dot
 from jtrpo.core.diagonal import diagonal_preconditioner
 from jtrpo.core.distributions import Distribution
@@ -142,15 +142,15 @@ def trpo_update(
     check_callable("objective", objective, "(distribution, batch) -> [B]", takes=2)
     params = as_floats("params", params)
     batch = check_batch(batch, branched=objective is not likelihood_ratio)
-    in_range = [
-        check_number("max_kl", max_kl, above=0, scalar=True),
-        check_count("cg_iterations", cg_iterations, at_least=1),
-        check_number("cg_damping", cg_damping, at_least=0, scalar=True),
-        check_number("cg_tolerance", cg_tolerance, at_least=0, scalar=True),
-        check_number("backtrack_factor", backtrack_factor, above=0, below=1, scalar=True),
-        check_count("max_backtracks", max_backtracks, at_least=1),
-        check_number("entropy_coefficient", entropy_coefficient, scalar=True),
-    ]
+    in_range = check_settings(
+        max_kl=max_kl,
+        cg_iterations=cg_iterations,
+        cg_damping=cg_damping,
+        cg_tolerance=cg_tolerance,
+        backtrack_factor=backtrack_factor,
+        max_backtracks=max_backtracks,
+        entropy_coefficient=entropy_coefficient,
+    )
     check_static("fisher_fraction", fisher_fraction, float)
     check_number("fisher_fraction", fisher_fraction, above=0, at_most=1, scalar=True)
     check_static("normalize_advantage", normalize_advantage, bool)
@@ -189,10 +189,35 @@ def trpo_update(
         backtrack_factor=backtrack_factor,
         max_backtracks=max_backtracks,
         initial_status=jnp.where(
-            reduce(and_, in_range), initial_status(start, gradient, curvature, step), UpdateStatus.OUT_OF_RANGE
+            in_range, initial_status(start, gradient, curvature, step), UpdateStatus.OUT_OF_RANGE
         ),
     )
     return params, summarize(start, gradient, direction, cg, step, search, damping=cg_damping, axis_name=axis_name)
+
+
+def check_settings(
+    *,
+    max_kl: Any,
+    cg_iterations: Any,
+    cg_damping: Any,
+    cg_tolerance: Any,
+    backtrack_factor: Any,
+    max_backtracks: Any,
+    entropy_coefficient: Any,
+) -> Within:
+    """Raise unless the numbers of an update are within their ranges; for traced ones, return whether they all are."""
+    return reduce(
+        and_,
+        [
+            check_number("max_kl", max_kl, above=0, scalar=True),
+            check_count("cg_iterations", cg_iterations, at_least=1),
+            check_number("cg_damping", cg_damping, at_least=0, scalar=True),
+            check_number("cg_tolerance", cg_tolerance, at_least=0, scalar=True),
+            check_number("backtrack_factor", backtrack_factor, above=0, below=1, scalar=True),
+            check_count("max_backtracks", max_backtracks, at_least=1),
+            check_number("entropy_coefficient", entropy_coefficient, scalar=True),
+        ],
+    )
 
 
 def summarize(

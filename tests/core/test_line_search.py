@@ -154,5 +154,5 @@ def test_settings_may_be_traced_and_mapped():
 
 def test_every_status_has_its_own_explanation():
     explanations = {status.explanation for status in UpdateStatus}
-    assert len(explanations) == len(UpdateStatus) == 9
+    assert len(explanations) == len(UpdateStatus) == 10
     assert all(text.endswith(".") for text in explanations)
