@@ -78,10 +78,10 @@ def check_batch(batch: Batch, *, branched: bool = False) -> Batch:
         value = getattr(batch, name)
         if value is not None and list(jnp.shape(value)) != wanted:
             raise ValueError(f"batch.{name} must have shape {wanted}, got {jnp.shape(value)}")
-    costs = jnp.shape(batch.cost_advantage)[1:]
-    if batch.cost_advantage is not None and (len(costs) > 1 or 0 in costs):
+    costs = [] if batch.cost_advantage is None else jnp.shape(batch.cost_advantage)[1:]
+    if len(costs) > 1 or 0 in costs:
         raise ValueError(
-            f"batch.cost_advantage must have shape {[size]}, or [B, K] of K constraints, got {jnp.shape(batch.cost_advantage)}"
+            f"batch.cost_advantage must have shape {[size]}, or [B, K] of K constraints, got {(size, *costs)}"
         )
     for leaf in jax.tree.leaves(batch.action) if branches else ():
         if list(jnp.shape(leaf)[1:2]) != branches:

@@ -26,7 +26,8 @@ class CostCase(IntEnum):
     Attributes:
         UNCONSTRAINED: the step of TRPO itself keeps every limit.
         ON_LIMIT: the step ends on a limit that the step of TRPO would exceed.
-        RECOVERY: a limit is exceeded, and no step within the trust region reaches it: the step goes towards it.
+        RECOVERY: no step within the trust region reaches the limit (of ``pcpo_update``: the nearest point that keeps the limits
+            is outside): the step goes towards it.
 
     Examples:
         >>> jtrpo.CostCase(1).name
@@ -47,7 +48,7 @@ class CPOInfo(NamedTuple):
         cost_after: model of the per-step cost at the returned parameters, cost_before + the change of mean(r A_C).
         cost_gradient_norm: ``|b|`` of mean(r A_C) at the old parameters.
         case: a :class:`CostCase`, of the full step.
-        multiplier: what the limit costs in objective for each unit of per-step cost, by the model; 0 where the limit does not bind.
+        multiplier: what the limit costs in objective for each unit of per-step cost, by the model; 0 where it does not bind.
     """
 
     update: TRPOInfo
@@ -83,7 +84,7 @@ def check_cost(batch: Batch, cost: Any, cost_limit: Any, *, several: bool) -> tu
             "one constraint, [B]; use pcpo_update"
         )
     arrays, in_range = [], []
-    for name, value, at_least in (("cost", cost, None), ("cost_limit", cost_limit, 0.0)):
+    for name, value, at_least in (("cost", cost, None), ("cost_limit", cost_limit, 0)):
         value = as_numbers(name, value) if isinstance(value, list | tuple) else value
         in_range.append(jnp.all(check_number(name, value, at_least=at_least, scalar=not shape)))
         if jnp.shape(value) not in ((), shape):
@@ -176,7 +177,7 @@ def safe_status(
     cost_curvature: Float[Array, "*K"],
     step: PyTree,
 ) -> Int[Array, ""]:
-    """:func:`jtrpo.core.natural_gradient.initial_status` where a gradient of zero is no reason to refuse while a limit is exceeded.
+    """Initial status of a search; a gradient of zero is no reason to refuse while a limit is exceeded.
 
     Args:
         start: measurements at the old parameters.

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from jtrpo.core.batch import AxisName, Batch, check_batch, normalize_advantages
-from jtrpo.core.check import check_static
-from jtrpo.core.conjugate_gradient import conjugate_gradient, tree_axpy, tree_dot
+from jtrpo.core.conjugate_gradient import conjugate_gradient, tree_dot
 from jtrpo.core.cost import (
     CostCase,
     CPOInfo,
@@ -73,7 +72,7 @@ def limited_step(
         max_kl: in nats.
     """
 
-    def over(x: Array, y: Array) -> Array:
+    def over(x: Array | float, y: Array | float) -> Array:
         return jnp.where(y > 0, x / jnp.where(y > 0, y, 1.0), 0.0)
 
     full = jnp.sqrt(over(2.0 * max_kl, q))
@@ -91,7 +90,7 @@ def limited_step(
     return LimitedStep(
         along_reward=pick(full, along, 0.0),
         along_cost=pick(jnp.zeros_like(s), -over(excess + along * r, s), -jnp.sqrt(over(2.0 * max_kl, s))),
-        case=case,
+        case=case.astype(jnp.int32),
         kl_multiplier=pick(over(jnp.sqrt(q), jnp.sqrt(2.0 * max_kl)), kl_multiplier, 0.0),
         cost_multiplier=pick(jnp.zeros_like(s), over(r + kl_multiplier * excess, s), 0.0),
     )
@@ -124,8 +123,8 @@ def cpo_update(
                     cost + mean(r A_C) <= cost_limit
 
     by the exact solution of the problem with L and the cost replaced by their gradients and the KL by its curvature, see
-    :func:`limited_step`, once more where the model of the cost at that step is above its linear model, see
-    :func:`jtrpo.core.cost.overshoot`, and a line search. A candidate must be finite and keep the trust region. Where the cost is within its
+    :func:`limited_step`, aimed lower by what mean(r A_C) at that step is above its linear model (a second-order correction), and
+    a line search. A candidate must be finite and keep the trust region. Where the cost is within its
     limit, L must improve and the model of the cost stay within; where it is above, the model of the cost must fall. Otherwise
     the old parameters come back bit for bit. Pure; works under ``jit``, ``vmap`` (over limits, say) and ``shard_map``.
 
@@ -167,14 +166,19 @@ def cpo_update(
         backtrack_factor=backtrack_factor,
         max_backtracks=max_backtracks,
         entropy_coefficient=entropy_coefficient,
+        fisher_fraction=fisher_fraction,
+        normalize_advantage=normalize_advantage,
     )
-    check_static("normalize_advantage", normalize_advantage, bool)
-    normalize = normalize_advantages if normalize_advantage else None
-    local = centre_costs(
-        linearize(
-            policy, params, batch, acting=acting, normalize=normalize, sequence_length=sequence_length, axis_name=axis_name
-        )
+    local = linearize(
+        policy,
+        params,
+        batch,
+        acting=acting,
+        normalize=normalize_advantages if normalize_advantage else None,
+        sequence_length=sequence_length,
+        axis_name=axis_name,
     )
+    local = centre_costs(local)
     objective = with_entropy(likelihood_ratio, entropy_coefficient)
     start, gradient = local.value_and_gradient(objective, cost=cost_ratio)
     cost_gradient = local.gradient(cost_ratio)

@@ -51,8 +51,8 @@ _EXPLANATIONS = {
     UpdateStatus.OUT_OF_RANGE: "A setting that was traced is out of its range or not finite (max_kl, gamma, backtrack_factor, "
     "...): look at what a schedule or a replaced hyper-parameter gives.",
     UpdateStatus.REFUSED: "Candidates within max_kl that improved the objective did not meet a condition of the caller's own.",
-    UpdateStatus.COST_EXCEEDED: "Candidates within max_kl did not keep a cost within its limit, or, where it is exceeded already, did "
-    "not lower it: raise max_backtracks or lower max_kl; if it lasts, the batch is too noisy or the limit too low.",
+    UpdateStatus.COST_EXCEEDED: "Candidates within max_kl did not keep a cost within its limit, or did not lower it where it is "
+    "exceeded already: raise max_backtracks or lower max_kl; if it lasts, the batch is too noisy or the limit too low.",
 }
 
 

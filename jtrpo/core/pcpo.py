@@ -1,14 +1,14 @@
 """Projection-Based Constrained Policy Optimization: the step of TRPO, projected onto the limits of costs."""
 
 from functools import partial
-from typing import Any
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
 from jtrpo.core.batch import AxisName, Batch, check_batch, normalize_advantages
-from jtrpo.core.check import check_choice, check_static
+from jtrpo.core.check import check_choice
 from jtrpo.core.conjugate_gradient import conjugate_gradient, tree_dot
 from jtrpo.core.cost import (
     CostCase,
@@ -134,17 +134,22 @@ def pcpo_update(
         backtrack_factor=backtrack_factor,
         max_backtracks=max_backtracks,
         entropy_coefficient=entropy_coefficient,
+        fisher_fraction=fisher_fraction,
+        normalize_advantage=normalize_advantage,
     )
     check_choice("projection", projection, ("kl", "l2"))
-    check_static("normalize_advantage", normalize_advantage, bool)
-    normalize = normalize_advantages if normalize_advantage else None
     shape, excess = excess.shape, jnp.atleast_1d(excess)
-    batch = batch._replace(cost_advantage=jnp.reshape(batch.cost_advantage, (-1, *excess.shape)))
-    local = centre_costs(
-        linearize(
-            policy, params, batch, acting=acting, normalize=normalize, sequence_length=sequence_length, axis_name=axis_name
-        )
+    batch = batch._replace(cost_advantage=jnp.reshape(cast(Array, batch.cost_advantage), (-1, *excess.shape)))
+    local = linearize(
+        policy,
+        params,
+        batch,
+        acting=acting,
+        normalize=normalize_advantages if normalize_advantage else None,
+        sequence_length=sequence_length,
+        axis_name=axis_name,
     )
+    local = centre_costs(local)
     objective, costs = with_entropy(likelihood_ratio, entropy_coefficient), cost_ratios(excess.size)
     start, gradient = local.value_and_gradient(objective, **costs)
     each = jnp.arange(excess.size)
@@ -155,10 +160,7 @@ def pcpo_update(
     solve = partial(natural_gradient, subset, damping=cg_damping, solver=solver)
     direction, cg = solve(gradient)
     reward_step = full_step(direction, cg.curvature, max_kl)
-    if projection == "kl":
-        steepest, cost_curvature = jax.vmap(lambda b: (lambda x, info: (x, info.curvature))(*solve(b)))(cost_gradients)
-    else:
-        steepest, cost_curvature = cost_gradients, squared_norms(cost_gradients, 1)
+    steepest = jax.vmap(lambda b: solve(b)[0])(cost_gradients) if projection == "kl" else cost_gradients
     dots = jax.vmap(tree_dot, in_axes=(0, None))  # of each cost's gradient with one step
     gram = jax.vmap(dots, in_axes=(None, 0), out_axes=1)(cost_gradients, steepest)
     fisher = subset.fisher_operator()
@@ -173,7 +175,7 @@ def pcpo_update(
 
     *_, step = towards(excess)
     multipliers, edge, step = towards(excess + overshoot(local, step, start, dots(cost_gradients, step), costs))
-    status = safe_status(start, gradient, cost_gradients, excess, cg.curvature, cost_curvature, step)
+    status = safe_status(start, gradient, cost_gradients, excess, cg.curvature, jnp.diagonal(gram), step)
     params, search = line_search(
         partial(local.measure, objective=objective, **costs),
         params,
@@ -185,7 +187,7 @@ def pcpo_update(
         initial_status=jnp.where(in_range, status, UpdateStatus.OUT_OF_RANGE),
     )
     changes = jnp.stack([search.evaluation.more[name] - start.more[name] for name in costs]).reshape(shape)
-    length: Any = jnp.sqrt(2.0 * max_kl / jnp.where(cg.curvature > 0, cg.curvature, jnp.inf))
+    length = jnp.sqrt(2.0 * max_kl / jnp.where(cg.curvature > 0, cg.curvature, jnp.inf))
     binds = jnp.any(multipliers > 0)
     case = jnp.where(binds, jnp.where(edge < 1, CostCase.RECOVERY, CostCase.ON_LIMIT), CostCase.UNCONSTRAINED)
     return params, CPOInfo(
@@ -193,6 +195,6 @@ def pcpo_update(
         cost_before=cost,
         cost_after=cost + changes,
         cost_gradient_norm=jnp.sqrt(squared_norms(cost_gradients, 1)).reshape(shape),
-        case=case,
+        case=case.astype(jnp.int32),
         multiplier=jnp.where(length > 0, multipliers / jnp.where(length > 0, length, 1.0), 0.0).reshape(shape),
     )

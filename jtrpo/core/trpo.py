@@ -150,10 +150,9 @@ def trpo_update(
         backtrack_factor=backtrack_factor,
         max_backtracks=max_backtracks,
         entropy_coefficient=entropy_coefficient,
+        fisher_fraction=fisher_fraction,
+        normalize_advantage=normalize_advantage,
     )
-    check_static("fisher_fraction", fisher_fraction, float)
-    check_number("fisher_fraction", fisher_fraction, above=0, at_most=1, scalar=True)
-    check_static("normalize_advantage", normalize_advantage, bool)
     check_choice("constraint", constraint, ("kl", "kl_max", "none"))
     if not callable(preconditioner):
         # The diagonal is estimated from one sampled action per state.
@@ -188,9 +187,7 @@ def trpo_update(
         accept=accept,
         backtrack_factor=backtrack_factor,
         max_backtracks=max_backtracks,
-        initial_status=jnp.where(
-            in_range, initial_status(start, gradient, curvature, step), UpdateStatus.OUT_OF_RANGE
-        ),
+        initial_status=jnp.where(in_range, initial_status(start, gradient, curvature, step), UpdateStatus.OUT_OF_RANGE),
     )
     return params, summarize(start, gradient, direction, cg, step, search, damping=cg_damping, axis_name=axis_name)
 
@@ -204,20 +201,23 @@ def check_settings(
     backtrack_factor: Any,
     max_backtracks: Any,
     entropy_coefficient: Any,
+    fisher_fraction: Any,
+    normalize_advantage: Any,
 ) -> Within:
-    """Raise unless the numbers of an update are within their ranges; for traced ones, return whether they all are."""
-    return reduce(
-        and_,
-        [
-            check_number("max_kl", max_kl, above=0, scalar=True),
-            check_count("cg_iterations", cg_iterations, at_least=1),
-            check_number("cg_damping", cg_damping, at_least=0, scalar=True),
-            check_number("cg_tolerance", cg_tolerance, at_least=0, scalar=True),
-            check_number("backtrack_factor", backtrack_factor, above=0, below=1, scalar=True),
-            check_count("max_backtracks", max_backtracks, at_least=1),
-            check_number("entropy_coefficient", entropy_coefficient, scalar=True),
-        ],
-    )
+    """Raise unless the settings of an update are within their ranges; for traced ones, return whether they all are."""
+    in_range = [
+        check_number("max_kl", max_kl, above=0, scalar=True),
+        check_count("cg_iterations", cg_iterations, at_least=1),
+        check_number("cg_damping", cg_damping, at_least=0, scalar=True),
+        check_number("cg_tolerance", cg_tolerance, at_least=0, scalar=True),
+        check_number("backtrack_factor", backtrack_factor, above=0, below=1, scalar=True),
+        check_count("max_backtracks", max_backtracks, at_least=1),
+        check_number("entropy_coefficient", entropy_coefficient, scalar=True),
+    ]
+    check_static("fisher_fraction", fisher_fraction, float)
+    check_number("fisher_fraction", fisher_fraction, above=0, at_most=1, scalar=True)
+    check_static("normalize_advantage", normalize_advantage, bool)
+    return reduce(and_, in_range)
 
 
 def summarize(

@@ -23,9 +23,8 @@ class Problem:
         self.start = np.full(STATES, 1 / STATES)
 
     def optimum(self, limits):
-        """Largest mean reward with mean costs within the limits; without any where ``limits`` is ``None``. And the costs there."""
-        flow = np.einsum("st,a->sta", np.eye(STATES), np.ones(ACTIONS)).swapaxes(0, 1)
-        flow = flow.transpose(1, 0, 2) - GAMMA * self.transition.transpose(2, 0, 1)
+        """Largest mean reward with mean costs within the limits, if any, and the costs there."""
+        flow = np.eye(STATES)[:, :, None] - GAMMA * self.transition.transpose(2, 0, 1)
         bounds = {} if limits is None else {"A_ub": self.cost.reshape(-1, self.cost.shape[-1]).T, "b_ub": limits}
         solution = scipy.optimize.linprog(
             -self.reward.ravel(), A_eq=flow.reshape(STATES, -1), b_eq=(1 - GAMMA) * self.start, **bounds
