@@ -159,7 +159,8 @@ def run_blocks(name, text=None):
 def test_the_recipes_for_updates_of_ones_own_run(capsys):
     names = run_blocks("compose")
     out = capsys.readouterr().out.split()
-    assert out == ["ACCEPTED", "True", "ACCEPTED", "True", "True", "True"]
+    safe = ["ON_LIMIT", "True", "True", "(2,)", "(2,)"]
+    assert out == ["ACCEPTED", "True", "ACCEPTED", "True", *safe, "True", "True"]
     # In both searches the condition of one's own decided.
     params, batch = names["params"], names["batch"]
     _, _, free = jax.jit(names["careful_update"])(params, batch, most=jnp.inf)

@@ -13,8 +13,8 @@ import jtrpo
 NAMES = {"jax": jax, "jnp": jnp, "jtrpo": jtrpo}
 """What examples may use without importing it."""
 MADE_FOR_PEOPLE = {
-    "Agent", "CGInfo", "EnvStep", "EvaluatedResult", "HostTrainer", "LocalPolicy", "Metrics", "TRPOInfo", "TrainResult",
-    "TrainState", "Trainer",
+    "Agent", "CGInfo", "CPOInfo", "EnvStep", "EvaluatedResult", "HostTrainer", "LocalPolicy", "Metrics", "TRPOInfo",
+    "TrainResult", "TrainState", "Trainer",
 }  # fmt: skip
 """What comes back from functions and is never built by hand."""
 ELSEWHERE = {"load_policy", "make_host_trainer"}

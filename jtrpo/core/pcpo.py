@@ -119,8 +119,8 @@ def pcpo_update(
         >>> costs = jnp.array([[0.5, -0.5], [-0.5, 0.5]])
         >>> batch = jtrpo.Batch(jnp.ones((2, 1)), action, worth, cost_advantage=costs)
         >>> params, info = jtrpo.pcpo_update(policy, jnp.zeros((1, 2)), batch, cost=0.5, cost_limit=0.52, cg_damping=0.0)
-        >>> print(jtrpo.CostCase(int(info.case)).name, info.cost_after.round(3))
-        ON_LIMIT [0.52 0.48]
+        >>> jtrpo.CostCase(int(info.case)).name, [f"{cost:.2f}" for cost in info.cost_after]
+        ('ON_LIMIT', ['0.52', '0.48'])
 
     Source: Yang et al. 2020, Projection-Based Constrained Policy Optimization, https://arxiv.org/abs/2010.03152, section 4.
     """
