@@ -33,6 +33,31 @@ def learning_curve(metrics: Metrics, axes: "Axes | None" = None, label: str | No
     return axes
 
 
+def cost_curve(metrics: Metrics, axes: "Axes | None" = None, label: str | None = None) -> "Axes":
+    """Draw what an episode costs against environment steps, and the limit; with a leading axis of seeds, median and quartiles.
+
+    Args:
+        metrics: of a training with ``constraint_method`` and one cost, as for :func:`learning_curve`.
+        axes: where to draw; ``None``: new axes.
+        label: for the legend.
+
+    Raises:
+        ValueError: a training without a cost.
+    """
+    import matplotlib.pyplot as plt
+
+    if metrics.cost == ():
+        raise ValueError("metrics.cost is empty: train with constraint_method, in an environment with a cost")
+    if axes is None:
+        _, axes = plt.subplots(figsize=(7, 4), layout="constrained")
+    steps = np.atleast_2d(np.asarray(metrics.timesteps))[0]
+    draw_band(axes, steps, np.atleast_2d(np.asarray(metrics.cost.episode, float)), label, "no cost")
+    axes.plot(steps, np.atleast_2d(np.asarray(metrics.cost.limit, float))[0], ":", color="black", linewidth=1)
+    axes.set(xlabel="environment steps", ylabel="cost of an episode")
+    axes.grid(alpha=0.3)
+    return axes
+
+
 def draw_band(axes: "Axes", steps: np.ndarray, values: np.ndarray, label: str | None, empty: str) -> None:
     """Draw the median over runs, with the quartiles as a band where there are several; where there is nothing, say so.
 

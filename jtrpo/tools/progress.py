@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
+import jax
 import numpy as np
 from rich.console import Console, Group
 from rich.live import Live
@@ -153,7 +154,17 @@ def _table(metrics: Metrics, statistics: _Statistics, steps: int, rate: float, *
         ("return", f"{statistics.last_return:.1f}", "best", f"{statistics.best_return:.1f}"),
         ("KL", gauge, "accepted", f"{statistics.accepted / statistics.updates:.0%}"),
         ("explained variance", f"{explained:.2f}", "entropy", f"{entropy:.2f}"),
+        *_cost_rows(metrics),
         ("steps", f"{steps:,}", "steps/s", f"{rate:,.0f}"),
     ):
         table.add_row(*row)
     return table
+
+
+def _cost_rows(metrics: Metrics) -> list[tuple[str, str, str, str]]:
+    """A row for each constraint."""
+    if metrics.cost == ():
+        return []
+    costs, limits, multipliers = (jax.tree.leaves(x) for x in metrics.cost[:3])
+    rows = [(np.mean(cost), np.max(limit), np.mean(weight)) for cost, limit, weight in zip(costs, limits, multipliers, strict=True)]
+    return [("cost", f"{cost:.1f} of {limit:.1f}", "multiplier", f"{weight:.2g}") for cost, limit, weight in rows]

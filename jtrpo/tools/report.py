@@ -23,6 +23,7 @@ _CURVES = {
     ),
 }
 _OWN = ("episode.metrics.", "episode.cost_mean")
+_COST = "cost.episode"
 _RESAMPLES = 10_000
 
 _STYLE = """
@@ -133,7 +134,10 @@ def _curves(folders: list[Path]) -> dict[str, tuple[str, str]]:
     tables = [read_metrics(folder) for folder in folders]
     own = [name for name in tables[0] if name.startswith(_OWN) and all(name in table for table in tables)]
     meaning = "Mean over the episodes that finished in an update, acting by sampling."
-    return _CURVES | {name: (name.removeprefix("episode."), meaning) for name in own}
+    curves = _CURVES | {name: (name.removeprefix("episode."), meaning) for name in own}
+    costs = [name for name in tables[0] if name.startswith(_COST) and all(name in table for table in tables)]
+    cost = "What an episode costs, as the update saw it. Dotted: cost_limit, which it may cross on the way."
+    return curves | {name: (f"Cost{name.removeprefix(_COST).replace('.', ' ')}", cost) for name in costs}
 
 
 def _figure(folders: list[Path], metric: str, title: str, meaning: str) -> str:
@@ -144,10 +148,11 @@ def _figure(folders: list[Path], metric: str, title: str, meaning: str) -> str:
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     canvas, axes = FigureCanvasSVG(figure), figure.add_subplot()
     compare_runs(folders, metric, axes)
-    if metric == "policy.kl":
+    bounds = {"policy.kl": "hyperparams.max_kl"}.get(metric, "hyperparams.cost_limit")
+    if metric == "policy.kl" or metric.startswith(_COST):
         for folder in folders:
             table = read_metrics(folder)
-            if (bound := table.get("hyperparams.max_kl")) is not None:
+            if (bound := table.get(bounds)) is not None:
                 axes.plot(table["timesteps"], bound, color="black", linestyle=":", linewidth=1)
         axes.set_ylim(bottom=0)
     picture = io.StringIO()

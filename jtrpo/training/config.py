@@ -21,6 +21,7 @@ from jtrpo.networks.heads import BOX_DISTRIBUTIONS
 from jtrpo.networks.network import Network
 from jtrpo.networks.recurrent import CELLS
 from jtrpo.networks.torso import ACTION_MASK, ACTIVATIONS
+from jtrpo.training.constrained import METHODS, check_constrained
 from jtrpo.training.critic import check_minibatches
 from jtrpo.training.custom import check_own_functions
 from jtrpo.training.host.check import check_host
@@ -38,6 +39,7 @@ CHOICES: dict[str, tuple[str | None, ...]] = {
     "critic": ("adam", "gauss_newton"),
     "sampling": ("single_path", "vine"),
     "vine_choice": ("uniform", "value_error"),
+    "constraint_method": (None, *METHODS),
 }
 """Settings that take one of a few names."""
 
@@ -119,6 +121,11 @@ class TrainConfig:
         critic_minibatches: Adam steps per pass; must divide the batch, or with a memory the environments.
         critic_fraction: share of the batch on which the ``"gauss_newton"`` critic's products are taken, in (0, 1].
 
+    Attributes: Costs
+        constraint_method: how the cost of an episode is kept within ``cost_limit``: ``"cpo"``, ``"pcpo"`` (constrained policy
+            optimisation, and by projection), ``"lagrangian"`` or ``"pid_lagrangian"`` (a multiplier's weight on the cost);
+            ``None``: costs are recorded and not learned from.
+
     Attributes: Schedule
         anneal: numbers that fall linearly over the run, towards zero: any of ``"max_kl"``, ``"cg_damping"``,
             ``"entropy_coefficient"``, ``"critic_learning_rate"`` and ``"critic_max_change"``.
@@ -186,6 +193,8 @@ class TrainConfig:
     critic_minibatches: int = 4
     critic_fraction: float = 1.0
 
+    constraint_method: str | None = None
+
     anneal: tuple[str, ...] = ()
     schedules: Mapping[str, Schedule] = dataclasses.field(default_factory=dict, hash=False, metadata={"cli": False})
 
@@ -232,6 +241,8 @@ class TrainConfig:
             check_host(self.environment, self.num_envs, self.mesh, self.sampling)
         if self.sampling == "vine":
             check_vine(self)
+        if self.constraint_method is not None:
+            check_constrained(self)
 
     def __getstate__(self) -> dict[str, Any]:
         """For ``pickle`` and ``copy``: the settings alone, since what ``env`` stands for may hold functions; it is found anew."""

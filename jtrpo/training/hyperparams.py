@@ -24,6 +24,9 @@ class _HyperparamFields(NamedTuple):
     entropy_coefficient: Number = 0.0
     critic_learning_rate: Number = 1e-3
     critic_max_change: Number = 0.3
+    cost_limit: Number = 25.0
+    cost_gamma: Number = 0.99
+    multiplier_gain: Number = 0.05
 
 
 RANGES: dict[str, dict[str, Any]] = {
@@ -36,6 +39,9 @@ RANGES: dict[str, dict[str, Any]] = {
     "entropy_coefficient": {},
     "critic_learning_rate": {"at_least": 0},
     "critic_max_change": {"above": 0},
+    "cost_limit": {"at_least": 0},
+    "cost_gamma": {"at_least": 0, "at_most": 1},
+    "multiplier_gain": {"at_least": 0},
 }
 """What each number must be, as arguments of :func:`check_number`."""
 
@@ -61,6 +67,12 @@ class Hyperparams(_HyperparamFields):
         critic_learning_rate: learning rate of the ``"adam"`` critic; at least 0.
         critic_max_change: trust region of the ``"gauss_newton"`` critic: bound on mean((V_new - V)^2) / (2 mean((V -
             target)^2)); above 0.
+
+    Attributes: Costs
+        cost_limit: what an episode may cost, undiscounted, with ``constraint_method``; of several costs each. At least 0.
+        cost_gamma: discount of costs per step, in [0, 1].
+        multiplier_gain: by how much an update raises the Lagrange multiplier where an episode costs far more than the limit; at
+            least 0.
 
     Raises:
         TypeError: a value that is not a number.

@@ -1,6 +1,6 @@
 """Learning: from a state and what it collected to the next state. The same for environments in JAX and for those on the host."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -13,12 +13,16 @@ from jtrpo.core.batch import AxisName, Batch, largest_over, stratified
 from jtrpo.core.check import check_same_form
 from jtrpo.core.distributions import Distribution
 from jtrpo.core.objective import Objective, likelihood_ratio, mean_kl
+from jtrpo.core.cpo import cpo_update
+from jtrpo.core.pcpo import pcpo_update
 from jtrpo.core.trpo import TRPOInfo, trpo_update
 from jtrpo.core.vine import all_actions_objective, self_normalized_objective
 from jtrpo.envs.gymnasium import HostEnvironment
+from jtrpo.envs.protocol import time_limit
 from jtrpo.networks.torso import numeric
 from jtrpo.training.agent import Agent, make_agent
 from jtrpo.training.config import TrainConfig
+from jtrpo.training.constrained import CostEstimate, CostInfo, Costs, alone
 from jtrpo.training.critic import CriticInfo, explained_variance, fit_critic, init_critic_optimizer
 from jtrpo.training.custom import check_advantages
 from jtrpo.training.episodes import EpisodeSummary
@@ -58,11 +62,13 @@ class Learner:
         config: static settings.
         agent: policy and critic.
         objective: what the policy update raises, see :mod:`jtrpo.core.objective`.
+        costs: with ``constraint_method``, what is about the costs.
     """
 
     config: TrainConfig
     agent: Agent
     objective: Objective
+    costs: Costs | None = None
 
     @property
     def axis_name(self) -> AxisName:
@@ -84,7 +90,7 @@ class Learner:
         self, key: PRNGKeyArray, hyperparams: Hyperparams, env_state: RolloutState, observation: PyTree
     ) -> TrainState:
         """First state, from one observation; without a window of collections."""
-        policy_key, critic_key, key = keys_for(key, "policy", "critic", "training")
+        policy_key, critic_key, cost_key, key = keys_for(key, "policy", "critic", "cost critics", "training")
         critic_params = self.agent.init_critic(critic_key, observation)
         return strip_weak_types(
             TrainState(
@@ -99,6 +105,7 @@ class Learner:
                 hyperparams=as_arrays(hyperparams),
                 key=key,
                 update=jnp.int32(0),
+                costs=() if self.costs is None else self.costs.init(cost_key, observation, env_state.episode_cost),
             )
         )
 
@@ -116,7 +123,7 @@ class Learner:
         self, state: TrainState, trajectory: Trajectory, episodes: EpisodeSummary
     ) -> tuple[TrainState, Metrics]:
         """The same on one device; its means are over all."""
-        key, _, critic_key, vine_key = step_keys(state)
+        key, _, critic_key, vine_key, cost_key = step_keys(state)
         base, numbers = state.hyperparams, self.current_hyperparams(state)
         # If one number is out of range all become NaN, so that nothing is learned.
         in_range = numbers.in_range()
@@ -126,19 +133,26 @@ class Learner:
         acting = state
         state = self.learn_statistics(state, trajectory)
         state, batch, target, variance_explained, samples = self.estimate_advantages(state, recent, acting)
+        cost = None
+        if self.costs is not None:
+            state, cost = self.costs.estimate(state, recent, acting, episodes)
+            batch = self.costs.put_into(batch, state, cost)
         steps, policy_batch = recent, batch
         if self.config.sampling == "vine":
             steps, policy_batch = self.branch(state, trajectory, batch, vine_key)
         if self.config.on_batch is not None:
             wanted = "on_batch must return a batch like the one that it gets"
             policy_batch = check_same_form(wanted, self.config.on_batch(policy_batch, state), policy_batch)
-        state, policy_info = self.improve_policy(state, policy_batch, steps, acting)
+        state, policy_info, multiplier = self.improve_policy(state, policy_batch, steps, acting, cost)
         # The statistics are undone, if at all, after the critic's fit, which so shares the forward pass of its targets.
         state, critic_loss, fitted = self.improve_critic(state, recent, target, batch.weight, critic_key)
+        cost_info: CostInfo | tuple = ()
+        if self.costs is not None and cost is not None:
+            state, cost_info = self.costs.fit(state, recent, cost, multiplier, batch.weight, cost_key)
         state, policy_info = self.undo_drift(state, policy_info, acting)
         state = state._replace(hyperparams=base, update=state.update + 1)
         critic_info = CriticInfo(critic_loss, variance_explained, fitted)
-        return state, Metrics(self.timesteps(state), numbers, episodes, samples, policy_info, critic_info)
+        return state, Metrics(self.timesteps(state), numbers, episodes, samples, policy_info, critic_info, cost_info)
 
     def current_hyperparams(self, state: TrainState) -> Hyperparams:
         """Numbers of this update."""
@@ -255,15 +269,14 @@ class Learner:
         )
 
     def improve_policy(
-        self, state: TrainState, batch: Batch, steps: Trajectory, acting: TrainState
-    ) -> tuple[TrainState, TRPOInfo]:
-        """One TRPO update; ``acting`` is the state that collected ``steps``, those of the batch."""
+        self, state: TrainState, batch: Batch, steps: Trajectory, acting: TrainState, cost: CostEstimate | None = None
+    ) -> tuple[TrainState, TRPOInfo, Any]:
+        """One update within the trust region, and the multiplier of each cost.
+
+        ``acting`` is the state that collected ``steps``, those of the batch.
+        """
         config, numbers = self.config, state.hyperparams
-        params, info = trpo_update(
-            self.agent.policy_network,
-            state.policy_params,
-            batch,
-            objective=self.objective,
+        shared: dict[str, Any] = dict(
             acting=self.agent.distribution(acting, steps) if self.follows_observations else None,
             max_kl=numbers.max_kl,
             cg_iterations=config.cg_iterations,
@@ -274,12 +287,18 @@ class Learner:
             entropy_coefficient=numbers.entropy_coefficient,
             fisher_fraction=config.fisher_fraction,
             normalize_advantage=config.normalize_advantages,
-            constraint=config.constraint,
-            preconditioner=config.preconditioner,
             sequence_length=1 if config.sampling == "vine" else self.sequence_length,
             axis_name=self.axis_name,
         )
-        return state._replace(policy_params=params), info
+        network, params = self.agent.policy_network, state.policy_params
+        if cost is not None and config.constraint_method in ("cpo", "pcpo"):
+            shared |= {"cost": alone(cost.step), "cost_limit": numbers.cost_limit / cost.length}
+            update = cpo_update if config.constraint_method == "cpo" else pcpo_update
+            params, within = update(network, params, batch, **shared)
+            return state._replace(policy_params=params), within.policy, within.multiplier
+        own = {"constraint": config.constraint, "preconditioner": config.preconditioner}
+        params, info = trpo_update(network, params, batch, objective=self.objective, **shared, **own)
+        return state._replace(policy_params=params), info, () if cost is None else cost.multiplier
 
     def undo_drift(self, state: TrainState, info: TRPOInfo, acting: TrainState) -> tuple[TrainState, TRPOInfo]:
         """If no candidate was within the bound, new statistics must not move the policy that acts either."""
@@ -363,4 +382,11 @@ def make_learner(config: TrainConfig) -> Learner:
     objective = config.objective or likelihood_ratio
     if config.sampling == "vine":
         objective = all_actions_objective if config.tries_all_actions else self_normalized_objective
-    return Learner(config, make_agent(config), objective)
+    agent = make_agent(config)
+    if config.constraint_method is None:
+        return Learner(config, agent, objective)
+    # Of costs the limit is known in their own units, so that targets are scaled instead.
+    settings = replace(config, constraint_method=None, scale_rewards=False, normalize_values=True)
+    of_costs = Learner(settings, replace(agent, rescale_values=True), objective)
+    limit = time_limit(getattr(config.environment, "max_episode_steps", None))
+    return Learner(config, agent, objective, Costs(config.constraint_method, of_costs, limit))

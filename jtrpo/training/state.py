@@ -35,6 +35,7 @@ class TrainState(NamedTuple):
         key: random key.
         update: updates done.
         window: the collections before the newest that updates learn from; ``()`` without sample reuse.
+        costs: a :class:`CostState`; ``()`` without ``constraint_method``.
     """
 
     policy_params: PyTree
@@ -49,6 +50,7 @@ class TrainState(NamedTuple):
     key: PRNGKeyArray
     update: Int[Array, ""]
     window: PyTree = ()
+    costs: Any = ()
 
 
 class Metrics(NamedTuple):
@@ -61,6 +63,7 @@ class Metrics(NamedTuple):
         samples: how much the samples count.
         policy: the policy update.
         critic: the critic fit.
+        cost: a :class:`CostInfo`; ``()`` without ``constraint_method``.
     """
 
     timesteps: Array
@@ -69,6 +72,7 @@ class Metrics(NamedTuple):
     samples: SampleInfo
     policy: TRPOInfo
     critic: CriticInfo
+    cost: Any = ()
 
 
 class TrainResult(NamedTuple):
@@ -126,8 +130,8 @@ def check_state(state: Any) -> None:
 
 
 def step_keys(state: TrainState) -> list[PRNGKeyArray]:
-    """Four keys: of the next state, of this one's collection, of its critic fit and of its branches."""
-    return keys_for(state.key, "next", "collection", "critic fit", "branches")
+    """Five keys: of the next state, of this one's collection, of its critic fit, of its branches and of its cost critics' fit."""
+    return keys_for(state.key, "next", "collection", "critic fit", "branches", "cost critic fit")
 
 
 def state_shardings(mesh: Mesh | None, state: TrainState) -> TrainState | None:

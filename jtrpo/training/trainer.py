@@ -17,6 +17,7 @@ from jtrpo.envs.metrics import own_numbers
 from jtrpo.envs.protocol import Environment, time_limit
 from jtrpo.envs.reset_pool import ResetPool
 from jtrpo.training.config import TrainConfig, check_config
+from jtrpo.training.constrained import check_cost_shape
 from jtrpo.training.custom import try_own_functions
 from jtrpo.training.episodes import EpisodeSummary, no_episodes, summarize
 from jtrpo.training.evaluation import check_evaluate, play_episodes
@@ -277,6 +278,6 @@ def _training(config: TrainConfig) -> _Training:
             f"env_cost={config.env_cost!r} is for environments of Gymnasium; one in JAX gives its cost in EnvStep.cost"
         )
     training = _Training(config, environment, make_learner(config), limit)
-    if config.env_metrics:
-        training.own_numbers  # noqa: B018 # a wrong name is refused here
+    if config.env_metrics or config.constraint_method is not None:
+        check_cost_shape(config, training.own_numbers[1])  # a wrong name among the metrics is refused here, too
     return training

@@ -14,6 +14,7 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 from jtrpo.envs.actions import environment_action
 from jtrpo.envs.gymnasium import HostEnvironment, batch_example
 from jtrpo.training.config import TrainConfig, check_config
+from jtrpo.training.constrained import check_cost_shape
 from jtrpo.training.custom import try_own_functions
 from jtrpo.training.episodes import EpisodeTotals, summarize
 from jtrpo.training.evaluation import check_evaluate
@@ -85,6 +86,7 @@ def make_host_trainer(config: TrainConfig) -> HostTrainer:
     environment = config.environment
     if not isinstance(environment, HostEnvironment):
         raise ValueError(f"env={config.env!r} can be compiled as a whole: use jtrpo.make_train or jtrpo.make_trainer")
+    check_cost_shape(config, None if config.env_cost is None else ())
     training = _HostTraining(config, environment, make_learner(config))
     try_own_functions(config, training.update)
     return HostTrainer(training.init, training.step, training.evaluate, training.compile, training.close)
