@@ -11,6 +11,8 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 
+from jtrpo.envs.velocity import velocity_task
+
 PREFIX = "envpool:"
 
 
@@ -36,7 +38,7 @@ def look_up(env_id: str) -> dict[str, Any]:
     Raises:
         ValueError: EnvPool is not installed, or an id that is unknown, cannot be made, or has several players.
     """
-    name = env_id.removeprefix(PREFIX)
+    name, cost = velocity_task(env_id.removeprefix(PREFIX)) or (env_id.removeprefix(PREFIX), None)
     try:
         import envpool
     except ImportError as error:
@@ -69,6 +71,7 @@ def look_up(env_id: str) -> dict[str, Any]:
         "make": make,
         "make_evaluation": make,
         "mode": AutoresetMode.NEXT_STEP,
+        "cost": cost,
         "max_episode_steps": limit if limit < np.iinfo(np.int32).max else None,
     }
 

@@ -9,10 +9,12 @@ import jax
 import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector.utils import batch_space
 from jaxtyping import Bool, Float, PyTree
 
 from jtrpo.envs import envpool
 from jtrpo.envs.check import canonical
+from jtrpo.envs.velocity import SpeedCost, velocity_task
 
 PREFIX = "gymnasium:"
 _MODE = AutoresetMode.SAME_STEP
@@ -32,6 +34,7 @@ class HostEnvironment:
         num_envs: environments of a vector that is there already; ``None`` for an id.
         lent: whether the environments to train on, and those to evaluate on, are the user's to close.
         max_episode_steps: the time limit of an id. With it, first episodes are cut at spread times (see ``staggered_resets``).
+        cost: of a step, where the environment has one that is made from ``info``.
     """
 
     name: str
@@ -43,6 +46,7 @@ class HostEnvironment:
     num_envs: int | None = None
     lent: tuple[bool, bool] = (False, False)
     max_episode_steps: int | None = None
+    cost: SpeedCost | None = None
 
     def __repr__(self) -> str:
         return self.name
@@ -54,7 +58,7 @@ def from_id(env_id: str) -> HostEnvironment:
     Raises:
         ValueError: an unknown id, or one that needs a package which is not installed.
     """
-    name = env_id.removeprefix(PREFIX)
+    name, cost = velocity_task(env_id.removeprefix(PREFIX)) or (env_id.removeprefix(PREFIX), None)
     try:
         one = gymnasium.make(name)
     except gymnasium.error.DependencyNotInstalled as error:
@@ -69,7 +73,8 @@ def from_id(env_id: str) -> HostEnvironment:
         return gymnasium.make_vec(name, num_envs, vectorization_mode="sync", vector_kwargs={"autoreset_mode": _MODE})
 
     limit = None if one.spec is None else one.spec.max_episode_steps
-    return HostEnvironment(env_id, one.observation_space, one.action_space, make, make, _MODE, max_episode_steps=limit)
+    spaces_of_one = (one.observation_space, one.action_space)
+    return HostEnvironment(env_id, *spaces_of_one, make, make, _MODE, max_episode_steps=limit, cost=cost)
 
 
 def from_vector(env: VectorEnv, evaluation: VectorEnv | None = None) -> HostEnvironment:
@@ -168,13 +173,13 @@ class HostVector:
     Args:
         env: the vector environment.
         metrics: names of the numbers of ``info`` to hand over.
-        cost: name of the one that is a cost; ``None``: none is.
+        cost: name of the one that is a cost, or what makes one of some; ``None``: there is none.
 
     Attributes:
         seeded_when_made: whether ``reset`` takes no seed: for another, the environments must be made anew.
     """
 
-    def __init__(self, env: VectorEnv, metrics: tuple[str, ...] = (), cost: str | None = None):
+    def __init__(self, env: VectorEnv, metrics: tuple[str, ...] = (), cost: "str | SpeedCost | None" = None):
         self.env, self.mode = env, autoreset_mode(env)
         self.metrics, self.cost = metrics, cost
         self.num_envs = env.num_envs
@@ -192,19 +197,21 @@ class HostVector:
         Raises:
             ValueError: one that had not come when an episode had ended, or after 1,000 steps.
         """
-        asked = {*self.metrics, *(() if self.cost is None else (self.cost,))}
+        costs = self.cost.of if isinstance(self.cost, SpeedCost) else () if self.cost is None else (self.cost,)
+        asked = {*self.metrics, *costs}
         seen: dict[str, None] = {}
-        self.env.action_space.seed(seed)
+        actions = batch_space(self.env.single_action_space, self.num_envs)  # EnvPool's action_space is that of one
+        actions.seed(seed)
         for step in range(1000 if asked else 0):
             if step == 0:
                 self.reset(seed)
-            *_, terminated, truncated, info = self.env.step(self.env.action_space.sample())
+            *_, terminated, truncated, info = self.env.step(actions.sample())
             every = {**info, **info.get("final_info", {})}
             seen |= {name: None for name, x in every.items() if name[:1] != "_" and _is_numbers(x, self.num_envs)}
             if asked <= set(seen) or (np.any(terminated) or np.any(truncated)):
                 break
         for name in sorted(asked - set(seen)):
-            setting = "env_cost" if name == self.cost else "env_metrics"
+            setting = "env_cost" if name in costs else "env_metrics"
             given = ", ".join(seen) or "none"
             raise ValueError(f"{setting} names {name!r}, which the info of {self.env} does not give; it gives {given}")
 
@@ -252,7 +259,11 @@ class HostVector:
             observation, _ = self.reset_where(done)
         self._observation = observation
         metrics = {name: self._number(name, info, done) for name in self.metrics}
-        cost = () if self.cost is None else self._number(self.cost, info, done)
+        cost: Any = ()
+        if isinstance(self.cost, SpeedCost):
+            cost = self.cost(*(self._number(name, info, done) for name in self.cost.of))
+        elif self.cost is not None:
+            cost = self._number(self.cost, info, done)
         return HostStep(observation, reward, terminated, truncated, final, acted, metrics, cost)
 
     def _number(self, name: str, info: dict, done: Bool[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:

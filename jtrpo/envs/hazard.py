@@ -13,7 +13,7 @@ class Hazard:
     """Reach the goal on the right; a step inside of the disc in the middle costs 1.
 
     The point moves by a tenth of its action. The reward is how much nearer the goal has come, 1 on reaching it, which ends the
-    episode, and -0.1 a step; the 60th step ends it, too. Straight ahead an episode costs about 11.
+    episode, and -0.1 a step; the 60th step ends it, too. Straight ahead an episode costs about 10.
 
     Attributes:
         observation_space: position, and the way to the goal.
@@ -26,7 +26,7 @@ class Hazard:
     max_episode_steps = 60
 
     START, GOAL, REACHED = (-0.8, 0.0), (0.8, 0.0), 0.1
-    CENTRE, RADIUS = (0.0, 0.2), 0.6
+    CENTRE, RADIUS = (0.0, 0.35), 0.6
 
     def reset(self, key: PRNGKeyArray) -> tuple[Float[Array, " 4"], dict]:
         """Begin on the left, a little above or below the middle."""

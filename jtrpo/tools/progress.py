@@ -166,5 +166,8 @@ def _cost_rows(metrics: Metrics) -> list[tuple[str, str, str, str]]:
     if metrics.cost == ():
         return []
     costs, limits, multipliers = (jax.tree.leaves(x) for x in metrics.cost[:3])
-    rows = [(np.mean(cost), np.max(limit), np.mean(weight)) for cost, limit, weight in zip(costs, limits, multipliers, strict=True)]
+    rows = [
+        (np.mean(cost), np.max(limit), np.mean(weight))
+        for cost, limit, weight in zip(costs, limits, multipliers, strict=True)
+    ]
     return [("cost", f"{cost:.1f} of {limit:.1f}", "multiplier", f"{weight:.2g}") for cost, limit, weight in rows]

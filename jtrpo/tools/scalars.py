@@ -18,7 +18,13 @@ _NAMES = {
     "critic.loss": "train/critic_loss",
     "critic.accepted": "train/is_critic_fit_success",
 }
-_PREFIXES = {"episode": "rollout", "policy": "train", "samples": "samples", "hyperparams": "hyperparams", "cost": "cost"}
+_PREFIXES = {
+    "episode": "rollout",
+    "policy": "train",
+    "samples": "samples",
+    "hyperparams": "hyperparams",
+    "cost": "cost",
+}
 
 
 def scalars(update: int, metrics: Metrics) -> dict[str, float]:

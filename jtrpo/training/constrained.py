@@ -57,8 +57,7 @@ class CostInfo(NamedTuple):
     """What an update reports of its costs; a tuple of ``K`` numbers each where the environment gives a vector.
 
     Attributes:
-        episode: estimate of an episode's undiscounted cost: the mean cost of a step in this collection times the mean length of an
-            episode.
+        episode: estimate of an episode's undiscounted cost: mean cost of a step of this collection times a mean length.
         limit: what it may be.
         multiplier: weight of the cost against the reward: the Lagrange multiplier; of ``"cpo"`` the one of its quadratic program,
             per unit of the cost advantage; 0 with ``"pcpo"``.
@@ -109,7 +108,7 @@ class Costs:
     learner: Learner
     max_episode_steps: int | None
 
-    def init(self, key: PRNGKeyArray, observation: PyTree, cost: Float[Array, "N ..."] | tuple) -> CostState:
+    def init(self, key: PRNGKeyArray, observation: PyTree, cost: Any) -> CostState:
         """What is known before the first update; ``cost`` is of the episodes under way, ``()`` where it is not kept."""
         number = cost.shape[1] if getattr(cost, "ndim", 1) == 2 else 1
         params = jax.vmap(lambda key: self.learner.agent.init_critic(key, observation))(jax.random.split(key, number))
@@ -211,7 +210,7 @@ class Costs:
         state: TrainState,
         trajectory: Trajectory,
         estimate: CostEstimate,
-        multiplier: Float[Array, "..."],
+        multiplier: Float[Array, ...],
         weight: Float[Array, " B"] | None,
         key: PRNGKeyArray,
     ) -> tuple[TrainState, CostInfo]:
@@ -267,8 +266,8 @@ def check_cost_shape(config: TrainConfig, shape: tuple[int, ...] | None) -> None
         return
     if shape is None:
         raise ValueError(
-            f"constraint_method={config.constraint_method!r} needs a cost, and {config.env!r} gives none: return EnvStep.cost, or "
-            "name a number of Gymnasium's info with env_cost"
+            f"constraint_method={config.constraint_method!r} needs a cost, and {config.env!r} gives none: return "
+            "EnvStep.cost, or name a number of Gymnasium's info with env_cost"
         )
     if config.constraint_method == "cpo" and shape not in ((), (1,)):
         raise ValueError(f"constraint_method='cpo' takes one cost; got {shape[0]}: use 'pcpo' or 'lagrangian'")
@@ -288,10 +287,11 @@ def as_rewards(state: TrainState, costs: CostState) -> TrainState:
 
 def of_each(costs: CostState) -> Any:
     """Which parts of a :class:`CostState` belong to one cost, for ``in_axes``."""
-    return CostState(0, 0 if jax.tree.leaves(costs.critic_optimizer) else None, 0, None, None, 0, 0)
+    each: Any = CostState(*(0, 0, 0, None, None, 0, 0))  # type: ignore[arg-type]
+    return each if jax.tree.leaves(costs.critic_optimizer) else each._replace(critic_optimizer=None)
 
 
-def alone(x: Float[Array, "... K"]) -> Float[Array, "..."]:
+def alone(x: Float[Array, "... K"]) -> Float[Array, ...]:
     """Without the last axis where there is one cost."""
     return jnp.squeeze(x, -1) if x.shape[-1] == 1 else x
 

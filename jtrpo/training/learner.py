@@ -11,9 +11,9 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from jtrpo.core.batch import AxisName, Batch, largest_over, stratified
 from jtrpo.core.check import check_same_form
+from jtrpo.core.cpo import cpo_update
 from jtrpo.core.distributions import Distribution
 from jtrpo.core.objective import Objective, likelihood_ratio, mean_kl
-from jtrpo.core.cpo import cpo_update
 from jtrpo.core.pcpo import pcpo_update
 from jtrpo.core.trpo import TRPOInfo, trpo_update
 from jtrpo.core.vine import all_actions_objective, self_normalized_objective
@@ -276,27 +276,27 @@ class Learner:
         ``acting`` is the state that collected ``steps``, those of the batch.
         """
         config, numbers = self.config, state.hyperparams
-        shared: dict[str, Any] = dict(
-            acting=self.agent.distribution(acting, steps) if self.follows_observations else None,
-            max_kl=numbers.max_kl,
-            cg_iterations=config.cg_iterations,
-            cg_damping=numbers.cg_damping,
-            cg_tolerance=numbers.cg_tolerance,
-            backtrack_factor=numbers.backtrack_factor,
-            max_backtracks=config.max_backtracks,
-            entropy_coefficient=numbers.entropy_coefficient,
-            fisher_fraction=config.fisher_fraction,
-            normalize_advantage=config.normalize_advantages,
-            sequence_length=1 if config.sampling == "vine" else self.sequence_length,
-            axis_name=self.axis_name,
-        )
+        shared: dict[str, Any] = {
+            "acting": self.agent.distribution(acting, steps) if self.follows_observations else None,
+            "max_kl": numbers.max_kl,
+            "cg_iterations": config.cg_iterations,
+            "cg_damping": numbers.cg_damping,
+            "cg_tolerance": numbers.cg_tolerance,
+            "backtrack_factor": numbers.backtrack_factor,
+            "max_backtracks": config.max_backtracks,
+            "entropy_coefficient": numbers.entropy_coefficient,
+            "fisher_fraction": config.fisher_fraction,
+            "normalize_advantage": config.normalize_advantages,
+            "sequence_length": 1 if config.sampling == "vine" else self.sequence_length,
+            "axis_name": self.axis_name,
+        }
         network, params = self.agent.policy_network, state.policy_params
         if cost is not None and config.constraint_method in ("cpo", "pcpo"):
             shared |= {"cost": alone(cost.step), "cost_limit": numbers.cost_limit / cost.length}
             update = cpo_update if config.constraint_method == "cpo" else pcpo_update
             params, within = update(network, params, batch, **shared)
-            return state._replace(policy_params=params), within.policy, within.multiplier
-        own = {"constraint": config.constraint, "preconditioner": config.preconditioner}
+            return state._replace(policy_params=params), within.update, within.multiplier
+        own: dict[str, Any] = {"constraint": config.constraint, "preconditioner": config.preconditioner}
         params, info = trpo_update(network, params, batch, objective=self.objective, **shared, **own)
         return state._replace(policy_params=params), info, () if cost is None else cost.multiplier
 

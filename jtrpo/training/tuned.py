@@ -96,7 +96,7 @@ TUNED: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
 
 def shipped(env: Any) -> tuple[dict[str, Any], dict[str, float]]:
     """The entry of :data:`TUNED`; ``envpool:Hopper-v5``, ``gymnasium:Hopper-v4`` and their like share that of Hopper."""
-    robot = re.fullmatch(r"(?:envpool|gymnasium):(\w+)-v[45]", str(env))
+    robot = re.fullmatch(r"(?:envpool|gymnasium):(?:Safety)?(\w+?)(?:-v[45]|Velocity-v1)", str(env))
     return TUNED.get(robot[1] if robot else env, ({}, {}))
 
 

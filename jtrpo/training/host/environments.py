@@ -9,6 +9,7 @@ from gymnasium.vector import VectorEnv
 from jaxtyping import Bool, PRNGKeyArray, PyTree
 
 from jtrpo.envs.gymnasium import HostStep, HostVector
+from jtrpo.envs.velocity import SpeedCost
 from jtrpo.training.episodes import EpisodeTotals, add_finished, no_episodes
 from jtrpo.training.state import TrainState
 
@@ -65,7 +66,7 @@ class LiveEnvironments:
         make: ``(num_envs, seed) -> VectorEnv``, called when they are needed.
         lent: whether they are another's to close.
         metrics: names of the numbers of ``info`` to count.
-        cost: name of the one that is a cost; ``None``: none is.
+        cost: name of the one that is a cost, or what makes one of some; ``None``: there is none.
 
     Attributes:
         vector: the environments.
@@ -82,7 +83,7 @@ class LiveEnvironments:
         make: Callable[[int, int], VectorEnv] | None,
         lent: bool = False,
         metrics: tuple[str, ...] = (),
-        cost: str | None = None,
+        cost: str | SpeedCost | None = None,
     ):
         self._make, self._lent, self.vector = make, lent, None
         self._metrics, self._cost = metrics, cost

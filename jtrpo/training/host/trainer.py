@@ -86,7 +86,7 @@ def make_host_trainer(config: TrainConfig) -> HostTrainer:
     environment = config.environment
     if not isinstance(environment, HostEnvironment):
         raise ValueError(f"env={config.env!r} can be compiled as a whole: use jtrpo.make_train or jtrpo.make_trainer")
-    check_cost_shape(config, None if config.env_cost is None else ())
+    check_cost_shape(config, None if config.env_cost is None and environment.cost is None else ())
     training = _HostTraining(config, environment, make_learner(config))
     try_own_functions(config, training.update)
     return HostTrainer(training.init, training.step, training.evaluate, training.compile, training.close)
@@ -113,7 +113,8 @@ class _HostTraining:
         self.share = share_of(config.mesh)
         self.num_envs = config.num_envs // self.share.count  # of this process
         lent = environment.lent
-        own = (config.env_metrics, config.env_cost)
+        self.cost = environment.cost if config.env_cost is None else config.env_cost
+        own = (config.env_metrics, self.cost)
         self.live = LiveEnvironments(environment.make, lent[0], *own)
         self.live_evaluation = LiveEnvironments(environment.make_evaluation, lent[1], *own)
         # One jitted function for each trainer: jit looks up a new bound method by its whole object.
@@ -221,7 +222,7 @@ class _HostTraining:
         flag = jax.ShapeDtypeStruct((num_envs,), bool)
         answer = [jax.ShapeDtypeStruct((num_envs, *x.shape[1:]), x.dtype) for x in self.answer.packed]
         steps = (observation, answer, (), number, flag, flag, observation)
-        cost = () if self.config.env_cost is None else room(number)
+        cost = () if self.cost is None else room(number)
         return Trajectory(*(room(each) for each in steps))._replace(memory=memory, cost=cost)
 
     def unpacked(self, trajectory: Trajectory) -> Trajectory:
@@ -323,7 +324,7 @@ class _HostTraining:
         packed, memory = self.share.here((self._prepare(state)[0], state.env_state.memory))
         for deterministic in (False, True):
             self.policy(packed, deterministic)(observation, memory, 0)
-        none = EpisodeCounts(self.num_envs, self.config.env_metrics, self.config.env_cost is not None).take()
+        none = EpisodeCounts(self.num_envs, self.config.env_metrics, self.cost is not None).take()
         nothing = (self.room(self.num_envs, memory), none, memory, *np.zeros((2, self.num_envs), bool))
         return self._learn(*self.joined(state, *nothing))[1]
 
