@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 METHODS = ("cpo", "pcpo", "lagrangian", "pid_lagrangian")
 
-EPISODES_KEPT = 0.9
-"""Share of the episodes before that still counts, after each update, for an episode's mean length."""
+RECENT = 20.0
+"""Episodes before a collection's own that count for an episode's mean length: those of an early policy are forgotten."""
 
 QUICK = 10.0
 """Proportional and derivative gain of ``"pid_lagrangian"`` over the integral one."""
@@ -38,7 +38,7 @@ class CostState(NamedTuple):
         critic_params: the cost critics' parameters, ``[K, ...]`` each.
         critic_optimizer: Adam's moments, likewise; ``()`` where critics are fitted by Gauss-Newton steps.
         target_statistics: running moments of the cost targets, ``[K]`` each.
-        episodes: number of the episodes that ``length`` is a mean of; older ones count less.
+        episodes: number of the episodes that ``length`` is a mean of, the last collection's and some before.
         length: mean number of steps of an episode.
         integral: the multiplier's integral part, ``[K]``.
         error: relative excess of an episode's cost in the update before, ``[K]``.
@@ -146,7 +146,7 @@ class Costs:
     def measure_episodes(self, state: TrainState, episodes: EpisodeSummary) -> CostState:
         """An episode's mean length, with the episodes that finished."""
         costs, new = state.costs, episodes.finished.astype(float)
-        kept = EPISODES_KEPT * costs.episodes
+        kept = jnp.minimum(costs.episodes, RECENT)
         total = kept * costs.length + jnp.where(new > 0, new * episodes.length_mean, 0.0)
         number = kept + new
         return costs._replace(episodes=number, length=total / jnp.where(number > 0, number, 1.0))

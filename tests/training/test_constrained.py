@@ -1,0 +1,188 @@
+"""Training within limits on costs."""
+
+import dataclasses
+import re
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+import jtrpo
+from jtrpo.envs.hazard import Hazard
+from jtrpo.training.constrained import METHODS, CostState
+from jtrpo.training.learner import make_learner
+
+STEPS = 4  # of an episode
+
+
+class Tempting:
+    """An action of 1 earns 1 and costs 1, an action of 0 neither: within a limit c an episode returns c at most."""
+
+    observation_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
+    action_space = spaces.Discrete(2)
+    max_episode_steps = STEPS
+
+    def __init__(self, costs=()):
+        self.costs = jnp.ones(costs)
+
+    def reset(self, key):
+        return jnp.zeros(1), jnp.int32(0)
+
+    def step(self, key, state, action):
+        done = state + 1 >= STEPS
+        observation, start = self.reset(key)
+        return jtrpo.EnvStep(
+            observation=observation,
+            state=jnp.where(done, start, state + 1),
+            reward=action.astype(float),
+            terminated=done,
+            truncated=jnp.bool_(False),
+            final_observation=observation,
+            cost=action * self.costs,
+        )
+
+
+def config_of(method, env=None, **settings):
+    small = {"num_envs": 16, "num_steps": 16, "hidden_sizes": (4,), "critic": "gauss_newton", "critic_epochs": 1}
+    return jtrpo.TrainConfig(env or Tempting(), **{**small, **settings}, constraint_method=method)
+
+
+def each_limit(limits):
+    fixed = jtrpo.Hyperparams(max_kl=0.05, multiplier_gain=0.1)
+    axes = jtrpo.Hyperparams(*[None] * len(fixed))._replace(cost_limit=0)
+    return fixed._replace(cost_limit=jnp.asarray(limits)), axes
+
+
+@pytest.mark.parametrize(
+    "method", [each if each == "cpo" else pytest.param(each, marks=pytest.mark.slow) for each in METHODS]
+)
+def test_an_episode_returns_what_its_limit_allows(method):
+    limits = [1.0, 2.0, 4.0]
+    hyperparams, axes = each_limit(limits)
+    train = jtrpo.make_train(config_of(method, total_timesteps=120 * 256))
+    metrics = jax.jit(jax.vmap(train, in_axes=(None, axes)))(jax.random.key(0), hyperparams).metrics
+    last = metrics.cost.episode[:, -20:].mean(axis=1)
+    np.testing.assert_allclose(last, limits, atol=0.2)
+    np.testing.assert_allclose(metrics.episode.return_mean[:, -20:].mean(axis=1), limits, atol=0.25)
+    assert (metrics.policy.kl <= metrics.hyperparams.max_kl).all()
+    assert metrics.cost.explained_variance.shape == metrics.cost.limit.shape == (3, 120)
+    np.testing.assert_allclose(metrics.cost.limit[:, 0], limits)
+
+
+def test_several_costs_are_each_kept_and_told_apart():
+    config = config_of("pcpo", Tempting((2,)), total_timesteps=512)
+    result = jax.eval_shape(jtrpo.make_train(config), jax.random.key(0))
+    assert [x.shape for x in result.metrics.cost.multiplier] == [(2,), (2,)]  # updates of each
+    assert jax.tree.leaves(result.state.costs.critic_params)[0].shape[0] == 2
+    assert result.state.costs.integral.shape == (2,)
+
+
+def test_without_a_method_costs_are_recorded_and_nothing_else_is_there():
+    state, metrics = jax.eval_shape(lambda key: step_of(config_of(None), key), jax.random.key(0))
+    assert (state.costs, metrics.cost) == ((), ())
+    assert metrics.episode.cost_mean.shape == ()
+
+
+def step_of(config, key):
+    trainer = jtrpo.make_trainer(config)
+    return trainer.step(trainer.init(key))
+
+
+def costs_of(method):
+    return make_learner(config_of(method)).costs
+
+
+def nothing_yet(number=1):
+    zeros = jnp.zeros(number)
+    return CostState((), (), (), jnp.zeros(()), jnp.zeros(()), zeros, zeros)
+
+
+def test_the_multiplier_follows_the_relative_excess():
+    numbers = jtrpo.Hyperparams(cost_limit=1.0, multiplier_gain=0.1)
+    state = SimpleNamespace(hyperparams=numbers, update=jnp.int32(0))
+    episodes = [3.0, 9.0, 0.0, 0.0]
+    excess = [0.5, 0.8, -1.0, -1.0]  # (cost - 1) / (cost + 1)
+    integral = np.array([0.05, 0.13, 0.03, 0.0])
+    rise = np.array([0.0, 0.3, 0.0, 0.0])  # none before the first
+    for method, expected in (
+        ("lagrangian", integral),
+        ("pid_lagrangian", np.maximum(0.0, integral + 1.0 * (np.array(excess) + rise))),
+    ):
+        costs, weights = nothing_yet(), []
+        for update, episode in enumerate(episodes):
+            state.update = jnp.int32(update)
+            costs, multiplier = costs_of(method).weigh(costs, jnp.array([episode]), state)
+            weights.append(float(multiplier[0]))
+        np.testing.assert_allclose(weights, expected, atol=1e-6)
+
+
+def test_a_limit_of_nothing_and_a_cost_of_nothing_leave_the_multiplier_alone():
+    state = SimpleNamespace(hyperparams=jtrpo.Hyperparams(cost_limit=0.0), update=jnp.int32(0))
+    _, multiplier = costs_of("pid_lagrangian").weigh(nothing_yet(), jnp.zeros(1), state)
+    assert multiplier.tolist() == [0.0]
+
+
+def test_an_episodes_length_is_that_of_the_last_ones():
+    costs, state = costs_of("cpo"), SimpleNamespace(costs=nothing_yet())
+    episodes = lambda number, length: SimpleNamespace(finished=jnp.int32(number), length_mean=jnp.float32(length))  # noqa: E731
+    state.costs = costs.measure_episodes(state, episodes(0, np.nan))
+    assert (float(state.costs.episodes), float(state.costs.length)) == (0.0, 0.0)
+    state.costs = costs.measure_episodes(state, episodes(1000, 10.0))
+    assert float(state.costs.length) == 10.0
+    state.costs = costs.measure_episodes(state, episodes(5, 60.0))
+    assert float(state.costs.length) == pytest.approx((20 * 10 + 5 * 60) / 25)  # not 1,000 short ones
+
+
+def test_the_lagrangians_advantages():
+    learner = make_learner(config_of("lagrangian"))
+    rng = np.random.default_rng(0)
+    reward, cost = rng.normal(size=8).astype(np.float32), rng.normal(size=(8, 1)).astype(np.float32)
+    targets = 3.0 * rng.normal(size=(1, 8)).astype(np.float32)
+    statistics = jax.vmap(lambda _: jtrpo.training.normalization.init_statistics(0.0))(jnp.zeros(1))
+    state = SimpleNamespace(costs=nothing_yet()._replace(target_statistics=statistics))
+    estimate = SimpleNamespace(advantage=jnp.asarray(cost), target=jnp.asarray(targets), multiplier=jnp.array([0.5]))
+    weight = np.array([1, 1, 1, 1, 1, 1, 0, 0], np.float32)
+    batch = jtrpo.Batch((), (), jnp.asarray(reward), weight=jnp.asarray(weight))
+    got = learner.costs.penalized(state, batch, estimate).advantage[:6]
+    reward, cost = reward[:6], cost[:6, 0]
+    wanted = (reward - reward.mean()) / reward.std() - 0.5 * (cost - cost.mean()) / targets[0].std()
+    np.testing.assert_allclose(got, wanted / 1.5, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"constraint_method": "cop"}, "constraint_method must be None, 'cpo'"),
+        ({"memory": "gru"}, "does not go with a memory"),
+        ({"sampling": "vine", "vine_states": 4, "vine_length": 2}, "does not go with sampling='vine'"),
+        ({"constraint": "kl_max"}, "has an update of its own, with constraint='kl' alone; got 'kl_max'"),
+        ({"preconditioner": "diagonal"}, "preconditioner=None alone; got 'diagonal'"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(settings, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        dataclasses.replace(config_of("cpo"), **settings)
+
+
+def test_an_environment_without_a_cost_or_with_too_many_is_refused():
+    with pytest.raises(ValueError, match=r"'CartPole-v1' gives none: return EnvStep.cost, or name a number"):
+        jtrpo.make_trainer(config_of("cpo", "CartPole-v1"))
+    with pytest.raises(ValueError, match=r"'cpo' takes one cost; got 2: use 'pcpo' or 'lagrangian'"):
+        jtrpo.make_trainer(config_of("cpo", Tempting((2,))))
+    with pytest.raises(ValueError, match=r"cost_limit must be a finite number at least 0; got -1"):
+        jtrpo.Hyperparams(cost_limit=-1.0)
+
+
+def test_a_hazard_costs_inside_and_ends_at_the_goal():
+    hazard, key = Hazard(), jax.random.key(0)
+    state = {"position": jnp.array([0.0, 0.0]), "time": jnp.int32(0)}
+    inside = hazard.step(key, state, jnp.array([1.0, 0.0]))
+    assert (float(inside.cost), bool(inside.terminated)) == (1.0, False)
+    assert float(inside.reward) == pytest.approx(0.0, abs=1e-6)  # a tenth nearer, less a tenth
+    there = hazard.step(key, {"position": jnp.array([0.65, 0.0]), "time": jnp.int32(59)}, jnp.array([1.0, 0.0]))
+    assert (float(there.cost), bool(there.terminated), bool(there.truncated)) == (0.0, True, False)
+    late = hazard.step(key, {"position": jnp.array([-0.8, 0.0]), "time": jnp.int32(59)}, jnp.zeros(2))
+    assert (bool(late.terminated), bool(late.truncated)) == (False, True)
