@@ -155,7 +155,7 @@ def test_the_lagrangians_advantages():
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"constraint_method": "cop"}, "constraint_method must be None, 'cpo'"),
+        ({"constraint_method": "cop"}, "constraint_method must be one of None, 'cpo'"),
         ({"memory": "gru"}, "does not go with a memory"),
         ({"sampling": "vine", "vine_states": 4, "vine_length": 2}, "does not go with sampling='vine'"),
         ({"constraint": "kl_max"}, "has an update of its own, with constraint='kl' alone; got 'kl_max'"),

@@ -8,6 +8,7 @@ import numpy as np
 
 from jtrpo.training.config import TrainConfig
 from jtrpo.training.host.trainer import trainer_for
+from jtrpo.training.hyperparams import Hyperparams
 from jtrpo.training.state import check_state
 
 KEY_IMPLEMENTATIONS = ("threefry2x32", "rbg", "unsafe_rbg")
@@ -30,6 +31,7 @@ def from_arrays(arrays: dict[str, np.ndarray], template: Any, shardings: Any = N
     Raises:
         ValueError: an array is missing, too many, or of another shape or type: another version or precision wrote it.
     """
+    arrays = _numbers_since(template) | arrays
     check_arrays(arrays, template, "the checkpoint", "here")
     leaves = []
     for path, like in jax.tree_util.tree_leaves_with_path(template):
@@ -37,6 +39,14 @@ def from_arrays(arrays: dict[str, np.ndarray], template: Any, shardings: Any = N
         leaves.append(jax.random.wrap_key_data(value, impl=impl) if _is_key(like) else value)
     state = jax.tree.unflatten(jax.tree.structure(template), leaves)
     return state if shardings is None else jax.jit(lambda x: x, out_shardings=shardings)(state)
+
+
+def _numbers_since(template: Any) -> dict[str, np.ndarray]:
+    """The default of each number of :class:`Hyperparams`, for a checkpoint that was written before there was such a number."""
+    like = getattr(template, "hyperparams", ())
+    default = Hyperparams()._asdict()
+    leaves = jax.tree_util.tree_leaves_with_path(like)
+    return {f"hyperparams.{_name(path)}": np.asarray(default[_name(path)], x.dtype) for path, x in leaves}
 
 
 def check_arrays(arrays: dict[str, Any], template: Any, owner: str, here: str) -> None:
