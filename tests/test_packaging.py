@@ -16,7 +16,7 @@ def test_every_place_names_the_same_pythons():
     for page in ("README.md", "docs/tutorial.md"):
         assert words in (ROOT / page).read_text(), page
     (workflow,) = (ROOT / ".github" / "workflows").glob("*.yml")
-    assert sorted(re.findall(r"\b3\.\d+\b", workflow.read_text())) == NAMED
+    assert sorted(set(re.findall(r"\b3\.\d+\b", workflow.read_text()))) == NAMED
     # CI takes the oldest and the newest from the classifiers.
     script = (ROOT / ".ci" / "run").read_text()
     assert "pyproject.toml" in script

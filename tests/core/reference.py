@@ -111,8 +111,8 @@ def cg_loop(matrix, b, iterations, tolerance):
 
 
 def reference_update(
-    old, x, action, advantage, log_prob, weight, *, max_kl=0.01, cg_iterations=10, cg_damping=0.1, cg_tolerance=1e-5,
-    backtrack_factor=0.8, max_backtracks=10, entropy_coefficient=0.0, fisher_rows=slice(None), normalize=True,
+    old, x, action, advantage, log_prob, weight, _cost_advantage=None, *, max_kl=0.01, cg_iterations=10, cg_damping=0.1,
+    cg_tolerance=1e-5, backtrack_factor=0.8, max_backtracks=10, entropy_coefficient=0.0, fisher_rows=slice(None), normalize=True,
 ):  # fmt: skip
     w = weight / weight.sum()
     if normalize:

@@ -177,7 +177,12 @@ def test_a_number_put_into_a_state_compiles_nothing_anew(state, step, change):
 
 def test_hyper_parameters_say_along_which_axes_to_map():
     nothing = jax.tree.map(lambda _: None, jtrpo.Hyperparams())
-    for axes in (nothing._replace(max_kl=0), jtrpo.Hyperparams(0, *[None] * 8), jtrpo.Hyperparams(1, *[0] * 8)):
+    others = len(nothing) - 1
+    for axes in (
+        nothing._replace(max_kl=0),
+        jtrpo.Hyperparams(0, *[None] * others),
+        jtrpo.Hyperparams(1, *[0] * others),
+    ):
         assert all(axis is None or type(axis) is int for axis in axes)
     numbers = jtrpo.Hyperparams(max_kl=jnp.array([0.1, 0.2]))
     over = jax.vmap(TRAINER.init, in_axes=(None, nothing._replace(max_kl=0)))
