@@ -59,8 +59,8 @@ class CostInfo(NamedTuple):
     Attributes:
         episode: estimate of an episode's undiscounted cost: mean cost of a step of this collection times a mean length.
         limit: what it may be.
-        multiplier: weight of the cost against the reward: the Lagrange multiplier; of ``"cpo"`` the one of its quadratic program,
-            per unit of the cost advantage; 0 with ``"pcpo"``.
+        multiplier: weight of the cost against the reward: the Lagrange multiplier; of ``"cpo"`` and ``"pcpo"`` what the limit
+            costs in objective, per unit of a step's cost, by their models; 0 where it does not bind.
         loss: of the cost critic's fit, in units of its targets' spread, squared.
         explained_variance: of the cost critic, before the fit.
         accepted: whether the fit was finite.
@@ -194,16 +194,14 @@ class Costs:
         """
         axis = self.learner.axis_name
         weight = mean_weights(batch.weight, batch.advantage.shape[0], axis)
-        cost = estimate.advantage / standard_deviation(self.learn_targets(state, estimate))[None]
+        counted = None if batch.weight is None else batch.weight > 0
+        learn = partial(update_statistics, valid=counted, axis_name=axis)
+        targets = jax.vmap(learn)(state.costs.target_statistics, estimate.target)  # as the critics' fit will learn them
+        cost = estimate.advantage / standard_deviation(targets)[None]
         cost -= sum_over(jax.vmap(weighted_sum, in_axes=(1, None))(cost, weight), axis)[None]
         reward = normalize_advantages(batch.advantage, weight, axis)
         penalty = jnp.sum(estimate.multiplier[None] * cost, axis=1)
         return batch._replace(advantage=(reward - penalty) / (1.0 + jnp.sum(estimate.multiplier)))
-
-    def learn_targets(self, state: TrainState, estimate: CostEstimate) -> RunningStatistics:
-        """Moments of the targets, these included."""
-        learn = partial(update_statistics, axis_name=self.learner.axis_name)
-        return jax.vmap(learn)(state.costs.target_statistics, estimate.target)
 
     def fit(
         self,
