@@ -26,7 +26,7 @@ class _HyperparamFields(NamedTuple):
     critic_max_change: Number = 0.3
     cost_limit: Number = 25.0
     cost_gamma: Number = 0.99
-    multiplier_gain: Number = 0.05
+    multiplier_gain: Number = 0.3
 
 
 RANGES: dict[str, dict[str, Any]] = {

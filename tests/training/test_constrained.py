@@ -51,7 +51,7 @@ def config_of(method, env=None, **settings):
 
 
 def each_limit(limits):
-    fixed = jtrpo.Hyperparams(max_kl=0.05, multiplier_gain=0.1)
+    fixed = jtrpo.Hyperparams(max_kl=0.05)
     axes = jtrpo.Hyperparams(*[None] * len(fixed))._replace(cost_limit=0)
     return fixed._replace(cost_limit=jnp.asarray(limits)), axes
 
