@@ -212,7 +212,7 @@ def test_the_readmes_code_runs(monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["environments", "variants"])
+@pytest.mark.parametrize("name", ["environments", "safe", "variants"])
 def test_the_pages_code_runs(name):
     run_blocks(name)
 
