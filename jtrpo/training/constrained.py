@@ -179,6 +179,8 @@ class Costs:
         if self.method == "pid_lagrangian":
             rise = jnp.where(state.update > 0, jnp.maximum(0.0, error - costs.error), 0.0)
             multiplier = jnp.maximum(0.0, integral + QUICK * numbers.multiplier_gain * (error + rise))
+        known = jnp.isfinite(error)  # NaN where a number of this update is out of its range, and would stay for good
+        integral, error = jnp.where(known, integral, costs.integral), jnp.where(known, error, costs.error)
         return costs._replace(integral=integral, error=error), multiplier
 
     def put_into(self, batch: Batch, state: TrainState, estimate: CostEstimate) -> Batch:
