@@ -127,7 +127,9 @@ def test_a_limit_of_nothing_and_a_cost_of_nothing_leave_the_multiplier_alone():
 
 def test_a_limit_that_is_none_for_an_update_leaves_nothing_behind():
     """A traced number out of its range makes all numbers of the update NaN; the next update goes on from before."""
-    state = SimpleNamespace(hyperparams=jtrpo.Hyperparams()._replace(cost_limit=jnp.array(jnp.nan)), update=jnp.int32(0))
+    state = SimpleNamespace(
+        hyperparams=jtrpo.Hyperparams()._replace(cost_limit=jnp.array(jnp.nan)), update=jnp.int32(0)
+    )
     before = nothing_yet()._replace(integral=jnp.ones(1), error=jnp.ones(1) / 2)
     after, _ = costs_of("pid_lagrangian").weigh(before, jnp.ones(1), state)
     assert (after.integral.tolist(), after.error.tolist()) == ([1.0], [0.5])
