@@ -18,17 +18,19 @@ def python(code, timeout, **environment):
     return done.stdout
 
 
-def test_import_adds_less_than_three_tenths_of_a_second():
+def test_import_adds_a_third_at_most_to_what_jax_flax_and_optax_take():
+    # A share of the same process, because a busy machine slows both alike.
     code = """
-import time, json
-import sys, jax, flax, optax
+import time
+start = time.process_time()
+import json, sys, jax, flax, optax
 known, before = set(sys.modules), time.process_time()
 import jtrpo
-print(json.dumps(time.process_time() - before))
+print(json.dumps((time.process_time() - before) / (before - start)))
 early = {"gymnax", "matplotlib", "tyro", "rich"} & (set(sys.modules) - known)
 assert not early, f"imported before they are needed: {early}"
 """
-    assert any(json.loads(python(code, timeout=300)) < 0.3 for _ in range(6))
+    assert any(json.loads(python(code, timeout=300)) < 1 / 3 for _ in range(6))
 
 
 def test_late_import_warns_where_the_deadlock_threatens():
