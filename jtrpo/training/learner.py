@@ -82,6 +82,14 @@ class Learner:
         return self.config.normalize_observations and some
 
     @property
+    def keeps_distribution(self) -> bool:
+        """Whether what actions were drawn from is kept, so that the KL from it needs no second forward pass."""
+        config = self.config
+        of_this_policy = config.reuse == 1 and config.sampling != "vine"
+        of_single_steps = config.box_distribution != "gsde" and config.policy_network is None
+        return self.follows_observations and of_this_policy and of_single_steps
+
+    @property
     def sequence_length(self) -> int:
         """Steps of a batch that stay together."""
         return self.config.num_steps if self.agent.has_memory else 1
@@ -276,8 +284,11 @@ class Learner:
         ``acting`` is the state that collected ``steps``, those of the batch.
         """
         config, numbers = self.config, state.hyperparams
+        acted = flatten(steps.distribution)
+        if self.follows_observations and not jax.tree.leaves(acted):
+            acted = self.agent.distribution(acting, steps)
         shared: dict[str, Any] = {
-            "acting": self.agent.distribution(acting, steps) if self.follows_observations else None,
+            "acting": acted if self.follows_observations else None,
             "max_kl": numbers.max_kl,
             "cg_iterations": config.cg_iterations,
             "cg_damping": numbers.cg_damping,

@@ -57,6 +57,7 @@ class Trajectory(NamedTuple):
         start: where each step began, all but the observation, ``[T, N, ...]`` each; ``()`` unless asked for.
         valid: whether every number of the step is finite, ``[T, N]``; ``()`` before :func:`mask_invalid`.
         cost: as the environment gave it, ``[T, N]``, or ``[T, N, K]`` for a vector; ``()`` without costs.
+        distribution: what ``action`` was drawn from, ``[T, N, ...]`` each; ``()`` unless asked for.
     """
 
     observation: PyTree
@@ -70,6 +71,7 @@ class Trajectory(NamedTuple):
     start: PyTree = ()
     valid: Any = ()
     cost: Any = ()
+    distribution: Any = ()
 
     @property
     def done(self) -> Bool[Array, "T N"]:
@@ -115,6 +117,7 @@ def collect(
     noise_interval: int = 1,
     keep_start: bool = False,
     squash: bool = False,
+    keep_distribution: bool = False,
 ) -> tuple[RolloutState, Trajectory, EpisodeSummary]:
     """Run the policy for ``num_steps`` in every environment; the key is consumed.
 
@@ -130,6 +133,7 @@ def collect(
             whose noise depends on the state as well, such as :class:`StateDependentNoise`.
         keep_start: keep where each step began, so that it can be gone back to.
         squash: as for :func:`environment_action`.
+        keep_distribution: keep what each action was drawn from.
     """
     num_envs = start.episode_length.shape[0]
 
@@ -144,6 +148,8 @@ def collect(
         following, record, metrics = act(environment, state, memory, action, log_prob, env_key, squash)
         if keep_start:
             record = record._replace(start=state._replace(observation=()))
+        if keep_distribution:
+            record = record._replace(distribution=distribution)
         sums = jax.tree.map(jnp.add, state.episode_metrics, metrics)
         totals = add_finished(
             totals,

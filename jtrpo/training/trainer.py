@@ -221,6 +221,7 @@ class _Training:
             config.noise_interval,
             keep_start=vine,
             squash=config.squash,
+            keep_distribution=self.learner.keeps_distribution,
         )
         cut = non_finite(env_state)
         if self.max_episode_steps is not None and config.num_steps < self.max_episode_steps:
