@@ -27,6 +27,9 @@ METHODS = ("cpo", "pcpo", "lagrangian", "pid_lagrangian")
 RECENT = 20.0
 """Episodes before a collection's own that count for an episode's mean length: those of an early policy are forgotten."""
 
+FALL = 1 / 3
+"""Speed of the integral's fall over that of its rise: estimates are noisy, and a limit that is only met on average is exceeded."""
+
 QUICK = 10.0
 """Proportional and derivative gain of ``"pid_lagrangian"`` over the integral one."""
 
@@ -40,7 +43,7 @@ class CostState(NamedTuple):
         target_statistics: running moments of the cost targets, ``[K]`` each.
         episodes: number of the episodes that ``length`` is a mean of, the last collection's and some before.
         length: mean number of steps of an episode.
-        integral: the multiplier's integral part, ``[K]``.
+        integral: of the relative excess, ``[K]``: the multiplier's integral part, or the margin kept from the limit.
         error: relative excess of an episode's cost in the update before, ``[K]``.
     """
 
@@ -84,6 +87,7 @@ class CostEstimate(NamedTuple):
         step: mean cost of a step, ``[K]``.
         length: mean number of steps of an episode.
         multiplier: the Lagrange multiplier, ``[K]``.
+        aim: cost of an episode that ``"cpo"`` and ``"pcpo"`` aim at, ``[K]``: the limit less a margin.
     """
 
     advantage: Float[Array, "B K"]
@@ -92,6 +96,7 @@ class CostEstimate(NamedTuple):
     step: Float[Array, " K"]
     length: Float[Array, ""]
     multiplier: Float[Array, " K"]
+    aim: Float[Array, " K"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,8 +138,8 @@ class Costs:
         step = self.mean_of_newest(cost, trajectory.valid)
         costs = self.measure_episodes(state, episodes)
         length = jnp.where(costs.episodes > 0, costs.length, self.steps_so_far(state))
-        costs, multiplier = self.weigh(costs, step * length, state)
-        return state._replace(costs=costs), CostEstimate(advantage.T, target, explained, step, length, multiplier)
+        costs, multiplier, aim = self.weigh(costs, step * length, state)
+        return state._replace(costs=costs), CostEstimate(advantage.T, target, explained, step, length, multiplier, aim)
 
     def mean_of_newest(self, cost: Float[Array, "T N K"], valid: Bool[Array, "T N"]) -> Float[Array, " K"]:
         """Mean over the steps of the newest collection that count."""
@@ -159,29 +164,33 @@ class Costs:
 
     def weigh(
         self, costs: CostState, episode: Float[Array, " K"], state: TrainState
-    ) -> tuple[CostState, Float[Array, " K"]]:
-        """The multiplier, by a controller on the relative excess e = (cost - limit) / (cost + limit), in [-1, 1].
+    ) -> tuple[CostState, Float[Array, " K"], Float[Array, " K"]]:
+        """The multiplier, or the cost to aim at, by the relative excess e = (cost - limit) / (cost + limit), in [-1, 1].
 
             I <- max(0, I + k e),    multiplier = max(0, I + k_p e + k_d max(0, e - e of the update before))
 
-        with k = ``multiplier_gain`` and k_p = k_d = 10 k. ``"lagrangian"`` has the integral alone: gradient ascent on the dual.
+        with k = ``multiplier_gain``, a third of it where e < 0, and k_p = k_d = 10 ``multiplier_gain``. ``"lagrangian"`` has the
+        integral alone: gradient ascent on the dual. ``"cpo"`` and ``"pcpo"``, whose I is at most 1, aim at (1 - I) limit: the
+        step that their linear models like best is one whose cost they underestimate, and so the limit would be exceeded for good.
 
         Source: Stooke et al. 2020, Responsive Safety in Reinforcement Learning by PID Lagrangian Methods,
         https://arxiv.org/abs/2007.03964, algorithm 2.
         """
-        numbers = state.hyperparams
-        if self.method not in ("lagrangian", "pid_lagrangian"):
-            return costs, jnp.zeros_like(episode)
-        both = episode + numbers.cost_limit
-        error = (episode - numbers.cost_limit) / jnp.where(both > 0, both, 1.0)
-        integral = jnp.maximum(0.0, costs.integral + numbers.multiplier_gain * error)
-        multiplier = integral
+        limit, gain = state.hyperparams.cost_limit, state.hyperparams.multiplier_gain
+        of_lagrangian = self.method in ("lagrangian", "pid_lagrangian")
+        both = episode + limit
+        error = (episode - limit) / jnp.where(both > 0, both, 1.0)
+        integral = jnp.maximum(0.0, costs.integral + gain * error * jnp.where(error > 0, 1.0, FALL))
+        if not of_lagrangian:
+            integral = jnp.minimum(integral, 1.0)
+        multiplier = integral if of_lagrangian else jnp.zeros_like(integral)
         if self.method == "pid_lagrangian":
             rise = jnp.where(state.update > 0, jnp.maximum(0.0, error - costs.error), 0.0)
-            multiplier = jnp.maximum(0.0, integral + QUICK * numbers.multiplier_gain * (error + rise))
+            multiplier = jnp.maximum(0.0, integral + QUICK * gain * (error + rise))
+        aim = limit * (1.0 - integral)
         known = jnp.isfinite(error)  # NaN where a number of this update is out of its range, and would stay for good
         integral, error = jnp.where(known, integral, costs.integral), jnp.where(known, error, costs.error)
-        return costs._replace(integral=integral, error=error), multiplier
+        return costs._replace(integral=integral, error=error), multiplier, aim
 
     def put_into(self, batch: Batch, state: TrainState, estimate: CostEstimate) -> Batch:
         """The batch that the policy learns from: with cost advantages, or with the Lagrangian's."""

@@ -71,8 +71,8 @@ class Hyperparams(_HyperparamFields):
     Attributes: Costs
         cost_limit: what an episode may cost, undiscounted, with ``constraint_method``; of several costs each. At least 0.
         cost_gamma: discount of costs per step, in [0, 1].
-        multiplier_gain: by how much an update raises the Lagrange multiplier where an episode costs far more than the limit; at
-            least 0.
+        multiplier_gain: by how much an update raises the Lagrange multiplier, or the share of the limit that ``"cpo"`` and
+            ``"pcpo"`` leave free, where an episode costs far more than the limit; at least 0.
 
     Raises:
         TypeError: a value that is not a number.

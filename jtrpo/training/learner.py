@@ -303,7 +303,7 @@ class Learner:
         }
         network, params = self.agent.policy_network, state.policy_params
         if cost is not None and config.constraint_method in ("cpo", "pcpo"):
-            shared |= {"cost": alone(cost.step), "cost_limit": numbers.cost_limit / cost.length}
+            shared |= {"cost": alone(cost.step), "cost_limit": alone(cost.aim) / cost.length}
             update = cpo_update if config.constraint_method == "cpo" else pcpo_update
             params, within = update(network, params, batch, **shared)
             return state._replace(policy_params=params), within.update, within.multiplier

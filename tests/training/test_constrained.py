@@ -105,7 +105,7 @@ def test_the_multiplier_follows_the_relative_excess():
     state = SimpleNamespace(hyperparams=numbers, update=jnp.int32(0))
     episodes = [3.0, 9.0, 0.0, 0.0]
     excess = [0.5, 0.8, -1.0, -1.0]  # (cost - 1) / (cost + 1)
-    integral = np.array([0.05, 0.13, 0.03, 0.0])
+    integral = np.array([0.05, 0.13, 0.13 - 0.1 / 3, 0.13 - 0.2 / 3])  # a fall has a third of the speed
     rise = np.array([0.0, 0.3, 0.0, 0.0])  # none before the first
     for method, expected in (
         ("lagrangian", integral),
@@ -114,15 +114,26 @@ def test_the_multiplier_follows_the_relative_excess():
         costs, weights = nothing_yet(), []
         for update, episode in enumerate(episodes):
             state.update = jnp.int32(update)
-            costs, multiplier = costs_of(method).weigh(costs, jnp.array([episode]), state)
+            costs, multiplier, _ = costs_of(method).weigh(costs, jnp.array([episode]), state)
             weights.append(float(multiplier[0]))
         np.testing.assert_allclose(weights, expected, atol=1e-6)
 
 
 def test_a_limit_of_nothing_and_a_cost_of_nothing_leave_the_multiplier_alone():
     state = SimpleNamespace(hyperparams=jtrpo.Hyperparams(cost_limit=0.0), update=jnp.int32(0))
-    _, multiplier = costs_of("pid_lagrangian").weigh(nothing_yet(), jnp.zeros(1), state)
+    _, multiplier, _ = costs_of("pid_lagrangian").weigh(nothing_yet(), jnp.zeros(1), state)
     assert multiplier.tolist() == [0.0]
+
+
+def test_what_is_aimed_at_falls_while_an_episode_costs_too_much():
+    state = SimpleNamespace(hyperparams=jtrpo.Hyperparams(cost_limit=2.0, multiplier_gain=0.3), update=jnp.int32(0))
+    costs, aims = nothing_yet(), []
+    for episode in (1.0, 2.0, 6.0, 6.0, *[50.0] * 5, 0.0):
+        costs, multiplier, aim = costs_of("cpo").weigh(costs, jnp.array([episode]), state)
+        assert multiplier.tolist() == [0.0]
+        aims.append(float(aim[0]))
+    np.testing.assert_allclose(aims[:4], [2.0, 2.0, 1.7, 1.4], rtol=1e-6)
+    np.testing.assert_allclose(aims[-2:], [0.0, 0.2], atol=1e-6)
 
 
 def test_a_limit_that_is_none_for_an_update_leaves_nothing_behind():
@@ -131,7 +142,7 @@ def test_a_limit_that_is_none_for_an_update_leaves_nothing_behind():
         hyperparams=jtrpo.Hyperparams()._replace(cost_limit=jnp.array(jnp.nan)), update=jnp.int32(0)
     )
     before = nothing_yet()._replace(integral=jnp.ones(1), error=jnp.ones(1) / 2)
-    after, _ = costs_of("pid_lagrangian").weigh(before, jnp.ones(1), state)
+    after, *_ = costs_of("pid_lagrangian").weigh(before, jnp.ones(1), state)
     assert (after.integral.tolist(), after.error.tolist()) == ([1.0], [0.5])
 
 
