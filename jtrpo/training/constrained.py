@@ -28,7 +28,7 @@ RECENT = 20.0
 """Episodes before a collection's own that count for an episode's mean length: those of an early policy are forgotten."""
 
 FALL = 1 / 3
-"""Speed of the integral's fall over that of its rise: estimates are noisy, and a limit that is only met on average is exceeded."""
+"""Speed of the integral's fall over that of its rise: estimates are noisy, and a limit met only on average is exceeded."""
 
 QUICK = 10.0
 """Proportional and derivative gain of ``"pid_lagrangian"`` over the integral one."""
