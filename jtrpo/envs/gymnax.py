@@ -30,6 +30,8 @@ class DrawnState(NamedTuple):
 class GymnaxEnvironment:
     """A gymnax environment with its parameters, behind the :class:`Environment` protocol.
 
+    A number ``"cost"`` in its ``info`` is the cost of a step.
+
     Args:
         env: gymnax environment (or wrapper) with the six-value ``step``.
         params: its parameters; ``None``: its default ones. They may be traced, but for those that its spaces are made of. A
@@ -67,6 +69,11 @@ class GymnaxEnvironment:
     def __repr__(self) -> str:
         return f"GymnaxEnvironment({self.env.name})"
 
+    @property
+    def may_cost(self) -> bool:
+        """Whether its ``info`` may hold a cost: gymnax's own environments have none."""
+        return not type(self.env).__module__.startswith("gymnax.")
+
     def reset(self, key: PRNGKeyArray) -> tuple[PyTree, PyTree]:
         """Begin an episode: ``(observation, state)``."""
         if self.draw is None:
@@ -90,7 +97,8 @@ class GymnaxEnvironment:
     def _step(self, key: PRNGKeyArray, state: PyTree, action: Any, params: Any) -> EnvStep:
         observation, state, reward, terminated, truncated, info = self.env.step(key, state, action, params)
         final_observation, metrics = info["final_observation"], scalars_of(info)
-        return EnvStep(observation, state, reward, terminated, truncated, final_observation, metrics)
+        cost = info.get("cost")  # safenax's, say
+        return EnvStep(observation, state, reward, terminated, truncated, final_observation, metrics, cost)
 
 
 def _check_parameters(env: Any, params: Any) -> None:

@@ -38,8 +38,8 @@ def own_numbers(
     Raises:
         ValueError: a name that the environment does not give, or one that cannot be a column of a table.
     """
-    if "metrics_by_name" in vars(type(environment)) and not names:
-        return (), None  # an adapter itself, which has no cost: nothing is to be traced
+    if "metrics_by_name" in vars(type(environment)) and not names and not getattr(environment, "may_cost", False):
+        return (), None  # an adapter itself, of what has no cost: nothing is to be traced
     action = batch_example(environment.action_space)
     found: tuple[tuple[str, ...], tuple[int, ...] | None] = ((), None)
 

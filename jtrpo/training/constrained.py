@@ -30,6 +30,10 @@ RECENT = 20.0
 FALL = 1 / 3
 """Speed of the integral's fall over that of its rise: estimates are noisy, and a limit met only on average is exceeded."""
 
+MARGIN = 0.1
+"""Gain of the margin that ``"cpo"`` and ``"pcpo"`` keep over that of a multiplier: one that grows while a policy still learns to
+stand teaches it to fall before it costs anything."""
+
 QUICK = 10.0
 """Proportional and derivative gain of ``"pid_lagrangian"`` over the integral one."""
 
@@ -170,8 +174,9 @@ class Costs:
             I <- max(0, I + k e),    multiplier = max(0, I + k_p e + k_d max(0, e - e of the update before))
 
         with k = ``multiplier_gain``, a third of it where e < 0, and k_p = k_d = 10 ``multiplier_gain``. ``"lagrangian"`` has the
-        integral alone: gradient ascent on the dual. ``"cpo"`` and ``"pcpo"``, whose I is at most 1, aim at (1 - I) limit: the
-        step that their linear models like best is one whose cost they underestimate, and so the limit would be exceeded for good.
+        integral alone: gradient ascent on the dual. ``"cpo"`` and ``"pcpo"``, whose k is a tenth and whose I is at most 1, aim at
+        (1 - I) limit: the step that their linear models like best is one whose cost they underestimate, and so the limit would be
+        exceeded for good.
 
         Source: Stooke et al. 2020, Responsive Safety in Reinforcement Learning by PID Lagrangian Methods,
         https://arxiv.org/abs/2007.03964, algorithm 2.
@@ -180,9 +185,8 @@ class Costs:
         of_lagrangian = self.method in ("lagrangian", "pid_lagrangian")
         both = episode + limit
         error = (episode - limit) / jnp.where(both > 0, both, 1.0)
-        integral = jnp.maximum(0.0, costs.integral + gain * error * jnp.where(error > 0, 1.0, FALL))
-        if not of_lagrangian:
-            integral = jnp.minimum(integral, 1.0)
+        most, speed = (jnp.inf, gain) if of_lagrangian else (1.0, MARGIN * gain)
+        integral = jnp.clip(costs.integral + speed * error * jnp.where(error > 0, 1.0, FALL), 0.0, most)
         multiplier = integral if of_lagrangian else jnp.zeros_like(integral)
         if self.method == "pid_lagrangian":
             rise = jnp.where(state.update > 0, jnp.maximum(0.0, error - costs.error), 0.0)

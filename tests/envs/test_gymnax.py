@@ -46,6 +46,20 @@ def test_an_environment_object_with_or_without_parameters_is_taken():
     assert jnp.all(trainer.evaluate(trainer.init(jax.random.key(0)), jax.random.key(1), 4) <= 7)
 
 
+def test_a_cost_in_info_is_that_of_the_step():
+    class Costly(type(gymnax.make("CartPole-v1")[0])):
+        def step_env(self, key, state, action, params):
+            *result, info = super().step_env(key, state, action, params)
+            return (*result, {**info, "cost": jnp.float32(action)})
+
+    adapted = resolve(Costly())
+    _, state = adapted.reset(jax.random.key(0))
+    assert [float(adapted.step(jax.random.key(1), state, jnp.int32(action)).cost) for action in (0, 1)] == [0.0, 1.0]
+    config = jtrpo.TrainConfig(Costly(), num_envs=4, num_steps=8, hidden_sizes=(4,), constraint_method="cpo")
+    result = jax.eval_shape(jtrpo.make_train(config), jax.random.key(0))
+    assert result.metrics.cost.episode.shape == result.metrics.episode.cost_mean.shape
+
+
 def long_poles(key):
     return at_length(jax.random.uniform(key, minval=0.25, maxval=1.0))
 

@@ -126,7 +126,7 @@ def test_a_limit_of_nothing_and_a_cost_of_nothing_leave_the_multiplier_alone():
 
 
 def test_what_is_aimed_at_falls_while_an_episode_costs_too_much():
-    state = SimpleNamespace(hyperparams=jtrpo.Hyperparams(cost_limit=2.0, multiplier_gain=0.3), update=jnp.int32(0))
+    state = SimpleNamespace(hyperparams=jtrpo.Hyperparams(cost_limit=2.0, multiplier_gain=3.0), update=jnp.int32(0))
     costs, aims = nothing_yet(), []
     for episode in (1.0, 2.0, 6.0, 6.0, *[50.0] * 5, 0.0):
         costs, multiplier, aim = costs_of("cpo").weigh(costs, jnp.array([episode]), state)
