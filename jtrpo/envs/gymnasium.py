@@ -1,7 +1,9 @@
 """Adapter for Gymnasium environments, which are stepped in Python on the host (``jtrpo.make_host_trainer``)."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -59,8 +61,17 @@ def from_id(env_id: str) -> HostEnvironment:
         ValueError: an unknown id, or one that needs a package which is not installed.
     """
     name, cost = velocity_task(env_id.removeprefix(PREFIX)) or (env_id.removeprefix(PREFIX), None)
+
+    @contextlib.contextmanager
+    def quiet() -> Iterator[None]:
+        with warnings.catch_warnings():
+            if cost is not None:  # the task is of that version
+                warnings.filterwarnings("ignore", ".*is out of date")
+            yield
+
     try:
-        one = gymnasium.make(name)
+        with quiet():
+            one = gymnasium.make(name)
     except gymnasium.error.DependencyNotInstalled as error:
         if "mujoco" in str(error).lower():
             raise ValueError(f"env={env_id!r} needs MuJoCo: pip install 'jtrpo[mujoco]'") from error
@@ -69,6 +80,7 @@ def from_id(env_id: str) -> HostEnvironment:
         raise ValueError(f"env={env_id!r} is not an environment of Gymnasium: {error}") from error
     one.close()
 
+    @quiet()
     def make(num_envs: int, seed: int) -> VectorEnv:
         return gymnasium.make_vec(name, num_envs, vectorization_mode="sync", vector_kwargs={"autoreset_mode": _MODE})
 

@@ -22,11 +22,19 @@ def test_a_speed_above_the_threshold_costs_one():
     assert SpeedCost(ANY_WAY, 1.0)(forwards, np.array([0.0, 0.9, 0.1, 0.0])).tolist() == [1, 1, 1, 1]
 
 
-def test_settings_of_the_robot_ship_for_its_velocity_task():
-    assert jtrpo.training.tuned.shipped("envpool:SafetyHopperVelocity-v1") == jtrpo.training.tuned.shipped(
-        "envpool:Hopper-v4"
-    )
-    assert jtrpo.training.tuned.shipped("envpool:SafetyDoggoVelocity-v1") == ({}, {})
+def test_settings_ship_for_a_velocity_task_or_are_those_of_its_robot():
+    shipped = jtrpo.training.tuned.shipped
+    assert shipped("envpool:SafetyHopperVelocity-v1")[0] == {**shipped("envpool:Hopper-v4")[0], "num_envs": 16}
+    assert shipped("envpool:SafetySwimmerVelocity-v1") == shipped("envpool:Swimmer-v4") != ({}, {})
+    assert shipped("envpool:SafetyDoggoVelocity-v1") == ({}, {})
+
+
+@pytest.mark.parametrize("suite", ["gymnasium", "envpool"])
+def test_a_task_is_made_without_a_warning(suite):
+    pytest.importorskip("mujoco")
+    pytest.importorskip("envpool")
+    environment = jtrpo.TrainConfig(f"{suite}:SafetyHopperVelocity-v1").environment
+    environment.make(2, 0).reset()
 
 
 def test_the_cost_of_a_step_is_that_of_its_velocity():

@@ -6,7 +6,8 @@ from jtrpo.training.tuned import TUNED, shipped
 
 @pytest.mark.parametrize("name", [*TUNED, "FourRooms-misc"])
 def test_what_ships_can_be_built_and_replaced(name):
-    env = name if "-" in name else f"gymnasium:{name}-v5"
+    version = "Velocity-v1" if name.startswith("Safety") else "-v5"
+    env = name if "-" in name else f"gymnasium:{name}{version}"
     if env != name:
         pytest.importorskip("mujoco")
     config, hyperparams = jtrpo.tuned(env)
