@@ -145,7 +145,7 @@ def draw(folder: Path) -> None:
         limit = next(each[0] for (name, _), each in found.items() if name == task)["settings"]["cost_limit"]
         axes[1, column].axhline(limit, color="black", linestyle=":", linewidth=1)
         axes[1, column].set_xlabel("environment steps")
-        axes[1, column].set_yscale("symlog", linthresh=50)
+        axes[1, column].set_ylim(0, 4 * limit or None)  # without a limit an episode may cost a thousand
     axes[0, 0].set_ylabel("return of an episode")
     axes[1, 0].set_ylabel("cost of an episode")
     axes[0, 0].legend()
