@@ -10,10 +10,10 @@ some, as JSON. Each policy is scored on 32 whole episodes of Gymnasium's environ
 about, and on 32 with the most probable ones.
 """
 
-import argparse
 import dataclasses
 import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import jtrpo
+from benchmarks import mujoco
 from benchmarks.learning import interval
-from benchmarks.mujoco import EPISODES, POINTS
 from jtrpo.tools.settings import describe
 from jtrpo.training.constrained import METHODS
 
@@ -43,10 +43,8 @@ PUBLISHED = {
 
 def settings_of(task: str, method: str, changes: dict[str, Any]) -> tuple[jtrpo.TrainConfig, jtrpo.Hyperparams]:
     """Those that ship for a task in EnvPool, with some changed; ``"none"`` keeps no limit."""
-    listed = {name: tuple(value) if isinstance(value, list) else value for name, value in changes.items()}
-    return jtrpo.tuned(
-        f"envpool:Safety{task}Velocity-v1", constraint_method=None if method == "none" else method, **listed
-    )
+    limited = {} if method == "none" else {"constraint_method": method}
+    return mujoco.settings_of(f"Safety{task}Velocity-v1", {**limited, **changes})
 
 
 def run(task: str, seed: int, config: jtrpo.TrainConfig, hyperparams: jtrpo.Hyperparams) -> dict[str, Any]:
@@ -71,20 +69,16 @@ def run(task: str, seed: int, config: jtrpo.TrainConfig, hyperparams: jtrpo.Hype
     judge = jtrpo.make_host_trainer(dataclasses.replace(config, env=f"gymnasium:Safety{task}Velocity-v1"))
     scores = {}
     for name, key in zip(("sampled", "greedy"), evaluation_keys, strict=True):
-        found, episodes = judge.evaluate(state, key, EPISODES, deterministic=name == "greedy", summary=True)
+        found, episodes = judge.evaluate(state, key, mujoco.EPISODES, deterministic=name == "greedy", summary=True)
         scores[name] = [float(np.mean(found)), float(episodes.cost_mean)]
     judge.close()
-
-    def curve(values: np.ndarray) -> list[float | None]:
-        parts = [part[np.isfinite(part)] for part in np.array_split(values, POINTS)]
-        return [round(float(part.mean()), 1) if part.size else None for part in parts]
 
     return {
         **scores,
         "accepted": float(accepted.mean()),
         "kl_violations": int(outside.sum()),
         "non_finite": not all(finite),
-        "curves": [curve(returns), curve(costs)],
+        "curves": [mujoco.curve_of(returns), mujoco.curve_of(costs)],
         "seconds": seconds,
         "timesteps": config.actual_timesteps,
         "settings": describe(config, hyperparams),
@@ -123,7 +117,7 @@ def gather(folder: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     methods = ("none", *METHODS)
     for file in sorted(folder.glob("*/*/*.json"), key=lambda file: (file.parts[-3], methods.index(file.parts[-2]))):
-        found.setdefault(file.parts[-3:-1], []).append(json.loads(file.read_text()))  # type: ignore[arg-type]
+        found.setdefault((file.parts[-3], file.parts[-2]), []).append(json.loads(file.read_text()))
     return found
 
 
@@ -134,7 +128,7 @@ def draw(folder: Path) -> None:
     size = (3.6 * len(tasks), 6)
     figure, axes = plt.subplots(2, len(tasks), figsize=size, squeeze=False, sharex=True, layout="constrained")
     for (task, method), seeds in found.items():
-        steps = (np.arange(POINTS) + 0.5) / POINTS * seeds[0]["timesteps"]
+        steps = (np.arange(mujoco.POINTS) + 0.5) / mujoco.POINTS * seeds[0]["timesteps"]
         for axis, each in zip(axes[:, tasks.index(task)], zip(*(x["curves"] for x in seeds), strict=True), strict=True):
             values = np.array(each, float)
             known = ~np.isnan(values).all(axis=0)
@@ -155,16 +149,9 @@ def draw(folder: Path) -> None:
 
 def main() -> None:
     """Train the seeds that are missing, and draw all that are there."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("tasks", nargs="*", metavar="TASK")
+    parser = mujoco.parser_of(__doc__)
+    parser.set_defaults(seeds=3)
     parser.add_argument("--methods", nargs="+", choices=("none", *METHODS), default=["cpo", "pcpo", "lagrangian"])
-    parser.add_argument("--seeds", type=int, default=3, help="how many")
-    parser.add_argument("--first", type=int, default=0, help="the first of them")
-    parser.add_argument("--steps", type=int, default=1_000_000)
-    parser.add_argument("--settings", type=json.loads, default={}, help="that differ from those that ship, as JSON")
-    parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     changes = {"total_timesteps": options.steps, **options.settings}
     runs = [(task, method) for task in options.tasks for method in options.methods]
@@ -175,15 +162,7 @@ def main() -> None:
     for seed in range(options.first, options.first + options.seeds):
         for (task, method), (config, hyperparams) in settings.items():
             file = options.out / task / method / f"{seed}.json"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            if file.exists():
-                if json.loads(file.read_text())["settings"] != describe(config, hyperparams):
-                    raise SystemExit(f"{file} was made with other settings; choose another --out")
-                continue
-            found = run(task, seed, config, hyperparams)
-            whole = file.with_suffix(".part")  # so that a run that is stopped leaves no half of a file
-            whole.write_text(json.dumps(found) + "\n")
-            whole.rename(file)
+            mujoco.run_once(file, config, hyperparams, partial(run, task, seed, config, hyperparams))
     if not gather(options.out):
         raise SystemExit(f"{options.out} holds no seed of this benchmark; name a task")
     (options.out / "table.md").write_text(table(options.out) + "\n")

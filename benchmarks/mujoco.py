@@ -13,6 +13,8 @@ import argparse
 import dataclasses
 import json
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,39 @@ def settings_of(task: str, changes: dict[str, Any]) -> tuple[jtrpo.TrainConfig, 
     """Those that ship for a task in EnvPool, with some changed."""
     listed = {name: tuple(value) if isinstance(value, list) else value for name, value in changes.items()}
     return jtrpo.tuned(f"envpool:{task}", **listed)
+
+
+def parser_of(doc: str | None) -> argparse.ArgumentParser:
+    """The options that say what is trained and where it is kept."""
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("tasks", nargs="*", metavar="TASK")
+    parser.add_argument("--seeds", type=int, default=10, help="how many")
+    parser.add_argument("--first", type=int, default=0, help="the first of them")
+    parser.add_argument("--steps", type=int, default=1_000_000)
+    parser.add_argument("--settings", type=json.loads, default={}, help="that differ from those that ship, as JSON")
+    parser.add_argument("--out", type=Path, required=True)
+    return parser
+
+
+def run_once(file: Path, config: jtrpo.TrainConfig, hyperparams: jtrpo.Hyperparams, run: Callable[[], Any]) -> None:
+    """Write what ``run`` returns, unless the file is there already."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if file.exists():
+        if json.loads(file.read_text())["settings"] != describe(config, hyperparams):
+            raise SystemExit(f"{file} was made with other settings; choose another --out")
+        return
+    found = run()
+    whole = file.with_suffix(".part")  # so that a run that is stopped leaves no half of a file
+    whole.write_text(json.dumps(found) + "\n")
+    whole.rename(file)
+
+
+def curve_of(values: np.ndarray) -> list[float | None]:
+    """Means over hundredths of a run of what is finite; ``None`` where nothing is."""
+    parts = [part[np.isfinite(part)] for part in np.array_split(values, POINTS)]
+    return [round(float(part.mean()), 1) if part.size else None for part in parts]
 
 
 def run(task: str, seed: int, config: jtrpo.TrainConfig, hyperparams: jtrpo.Hyperparams) -> dict[str, Any]:
@@ -60,7 +95,6 @@ def run(task: str, seed: int, config: jtrpo.TrainConfig, hyperparams: jtrpo.Hype
         for key, each in zip(evaluation_keys, (True, False), strict=True)
     )
     judge.close()
-    curve = [np.nanmean(part) if np.isfinite(part).any() else np.nan for part in np.array_split(returns, POINTS)]
     return {
         "greedy": greedy.tolist(),
         "sampled": sampled.tolist(),
@@ -68,7 +102,7 @@ def run(task: str, seed: int, config: jtrpo.TrainConfig, hyperparams: jtrpo.Hype
         "kl_share": float(share.mean()),
         "kl_violations": int(outside.sum()),
         "non_finite": not all(finite),
-        "curve": [None if np.isnan(x) else round(float(x), 1) for x in curve],
+        "curve": curve_of(returns),
         "seconds": seconds,
         "timesteps": config.actual_timesteps,
         "settings": describe(config, hyperparams),
@@ -103,15 +137,7 @@ def gather(folder: Path) -> None:
 
 def main() -> None:
     """Train the seeds that are missing, and draw all that are there."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("tasks", nargs="*", metavar="ENV")
-    parser.add_argument("--seeds", type=int, default=10, help="how many")
-    parser.add_argument("--first", type=int, default=0, help="the first of them")
-    parser.add_argument("--steps", type=int, default=1_000_000)
-    parser.add_argument("--settings", type=json.loads, default={}, help="that differ from those that ship, as JSON")
-    parser.add_argument("--out", type=Path, required=True)
+    parser = parser_of(__doc__)
     options = parser.parse_args()
     changes = {"total_timesteps": options.steps, **options.settings}
     try:  # all mistakes before the first run
@@ -119,18 +145,9 @@ def main() -> None:
     except (TypeError, ValueError) as error:
         parser.error(str(error))
     for task, (config, hyperparams) in settings.items():
-        (options.out / task).mkdir(parents=True, exist_ok=True)
-        wanted = describe(config, hyperparams)
         for seed in range(options.first, options.first + options.seeds):
             file = options.out / task / f"{seed}.json"
-            if file.exists():
-                if json.loads(file.read_text())["settings"] != wanted:
-                    raise SystemExit(f"{file} was made with other settings; choose another --out")
-                continue
-            found = run(task, seed, config, hyperparams)
-            whole = file.with_suffix(".part")  # so that a run that is stopped leaves no half of a file
-            whole.write_text(json.dumps(found) + "\n")
-            whole.rename(file)
+            run_once(file, config, hyperparams, partial(run, task, seed, config, hyperparams))
     gather(options.out)
 
 

@@ -7,15 +7,15 @@ import pytest
 
 pytest.importorskip("envpool")
 pytest.importorskip("mujoco")
-from benchmarks import constrained
+from benchmarks import constrained, mujoco
 
 SMALL = {"hidden_sizes": [8], "num_envs": 2, "num_steps": 64, "critic_epochs": 1, "critic": "gauss_newton"}
 
 
 @pytest.mark.slow
 def test_seeds_are_trained_once_and_put_together(tmp_path, monkeypatch):
-    monkeypatch.setattr(constrained, "EPISODES", 1)
-    monkeypatch.setattr(constrained, "POINTS", 2)
+    monkeypatch.setattr(mujoco, "EPISODES", 1)
+    monkeypatch.setattr(mujoco, "POINTS", 2)
 
     def main(*options):
         fixed = ["Hopper", "--methods", "cpo", "--steps", "256", "--out", str(tmp_path)]

@@ -34,7 +34,7 @@ def test_a_task_is_made_without_a_warning(suite):
     pytest.importorskip("mujoco")
     pytest.importorskip("envpool")
     environment = jtrpo.TrainConfig(f"{suite}:SafetyHopperVelocity-v1").environment
-    environment.make(2, 0).reset()
+    environment.make(2, 0).reset()  # pytest makes an error of every warning
 
 
 def test_the_cost_of_a_step_is_that_of_its_velocity():
