@@ -8,7 +8,7 @@ from pathlib import Path
 OWNS_PROGRAMS = "JTRPO_TEST_PROGRAMS" not in os.environ
 PROGRAMS = os.environ.setdefault("JTRPO_TEST_PROGRAMS", tempfile.mkdtemp() if OWNS_PROGRAMS else "")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", PROGRAMS)
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")  # less is made as quickly as it is looked for
 # Most of the tests' time is compilation of programs that run once. Without LLVM's optimisation, in one piece, and without the
 # emitters that send each of hundreds of kernels through a compiler of its own, it takes a fifth of the processor time.
 QUICK_COMPILATION = (

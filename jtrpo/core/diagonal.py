@@ -23,7 +23,7 @@ def fisher_diagonal(local: LocalPolicy) -> PyTree:
     mean over probes of (sum_s e_s sqrt(w_s) grad log pi(a_s|s))^2,   e_s = +1 or -1 with equal probability
 
     The random signs make the products of different samples vanish in expectation, so that a probe costs one backward pass. With a
-    memory, a sample's sign depends on how many devices share the batch: another estimate, as good.
+    memory, or on a fraction of the batch, a sample's sign depends on how many devices share it: another estimate, as good.
 
     Args:
         local: the policy, linearised on samples whose actions are its own.

@@ -134,9 +134,10 @@ def fractions_of_a_batch_memory_and_reuse_know_no_devices():
 
 
 @slow
-def a_memory_of_ones_own_and_reuse_know_no_devices_where_adam_fits_the_critic():
+def a_memory_of_ones_own_and_the_largest_kl_know_no_devices_where_adam_fits_the_critic():
     own = networks(averaging, hidden=(8,))
-    three_updates_are_those_of_one(reuse=3, critic_minibatches=2, fisher_fraction=0.4, **own, **costly())
+    common = {"reuse": 3, "critic_minibatches": 2, "fisher_fraction": 0.4, "constraint": "kl_max"}
+    three_updates_are_those_of_one(**common, **own, **costly())
 
 
 @quick
@@ -178,11 +179,6 @@ def environments_on_the_host_know_no_devices():
 @slow
 def memory_and_reuse_know_no_devices_on_the_host():
     on_the_host(memory="gru", reuse=2, critic_minibatches=2)
-
-
-@slow
-def the_largest_kl_knows_no_devices():
-    three_updates_are_those_of_one(constraint="kl_max", preconditioner="diagonal")
 
 
 @long
