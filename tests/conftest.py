@@ -4,11 +4,12 @@ import shutil
 import tempfile
 from pathlib import Path
 
-# Workers and the processes that tests start compile each program once between them; none of it reaches the user's home.
+# Workers and the processes that tests start compile each program once between them, but the small ones, which take no longer
+# to compile than to look for; none of it reaches the user's home.
 OWNS_PROGRAMS = "JTRPO_TEST_PROGRAMS" not in os.environ
 PROGRAMS = os.environ.setdefault("JTRPO_TEST_PROGRAMS", tempfile.mkdtemp() if OWNS_PROGRAMS else "")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", PROGRAMS)
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")  # less is made as quickly as it is looked for
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 # Most of the tests' time is compilation of programs that run once. Without LLVM's optimisation, in one piece, and without the
 # emitters that send each of hundreds of kernels through a compiler of its own, it takes a fifth of the processor time.
 QUICK_COMPILATION = (
