@@ -219,7 +219,7 @@ def test_a_reward_that_says_nothing_is_no_reason_to_stay_above_the_limit(name):
     assert all(np.isfinite(jax.tree.leaves(info)))
 
 
-@pytest.mark.parametrize("name", ["cpo", "pcpo"])
+@pytest.mark.parametrize("name", ["cpo", pytest.param("pcpo", marks=pytest.mark.slow)])
 def test_a_batch_that_is_spread_over_two_devices_gives_the_update_of_the_whole(x64, name):
     params, batch = jax.tree.map(jnp.asarray, make_problem(None if name == "cpo" else 2))
     halves = jax.tree.map(lambda x: x.reshape(2, -1, *x.shape[1:]), batch)

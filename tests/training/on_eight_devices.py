@@ -123,7 +123,7 @@ def costly():
 FRACTIONS = {"fisher_fraction": 0.25, "critic": "gauss_newton", "critic_fraction": 0.1, "normalize_values": True}
 
 
-@quick
+@slow
 def fractions_of_a_batch_and_own_metrics_know_no_devices():
     three_updates_are_those_of_one(**FRACTIONS, **costly())
 
@@ -171,7 +171,7 @@ def on_the_host(**settings):
     assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves((state.policy_params, metrics)))
 
 
-@quick
+@slow
 def environments_on_the_host_know_no_devices():
     on_the_host()
 
