@@ -1,6 +1,5 @@
 """Adapter for Brax and MJX environments (``pip install "jtrpo[brax]"``)."""
 
-import difflib
 from typing import Any
 
 import jax
@@ -11,13 +10,14 @@ from jaxtyping import PRNGKeyArray, PyTree
 
 from jtrpo.envs.metrics import scalars_of
 from jtrpo.envs.protocol import EnvStep
+from jtrpo.envs.resetting import ResettingEnvironment, check_known, missing
 
 PREFIX = "brax:"
 BACKEND = "spring"
 """Of environments made by id: the fastest of Brax's pipelines."""
 
 
-class BraxEnvironment:
+class BraxEnvironment(ResettingEnvironment):
     """A Brax or MJX environment behind the :class:`Environment` protocol.
 
     Every episode begins in a fresh state (Brax's own ``AutoResetWrapper`` returns to the first one), and the observation that
@@ -54,14 +54,6 @@ class BraxEnvironment:
         state = _strong(self.env.reset(key))
         return state.obs, state
 
-    def step(self, key: PRNGKeyArray, state: PyTree, action: Any) -> EnvStep:
-        """Act once."""
-        result = self.step_without_reset(key, state, action)
-        done = result.terminated | result.truncated
-        going_on = (result.final_observation, result.state)
-        observation, state = jax.tree.map(lambda new, old: jnp.where(done, new, old), self.reset(key), going_on)
-        return result._replace(observation=observation, state=state)
-
     def step_without_reset(self, key: PRNGKeyArray, state: PyTree, action: Any) -> EnvStep:
         """Act once, and stay where an episode ended."""
         # The state is copied first, because Brax's wrappers write into its dictionaries.
@@ -77,14 +69,12 @@ def make_brax(env_id: str) -> BraxEnvironment:
     Raises:
         ValueError: Brax is not installed, or an unknown id.
     """
-    name = env_id.removeprefix(PREFIX)
     try:
         from brax import envs
     except ImportError as error:
-        raise ValueError(f'env={env_id!r} needs Brax: pip install "jtrpo[brax]"') from error
-    if name not in envs._envs:
-        near = difflib.get_close_matches(name, envs._envs, n=3, cutoff=0.5) or sorted(envs._envs)
-        raise ValueError(f"env={env_id!r} is not an environment of Brax; did you mean {' or '.join(near)}?")
+        raise missing(env_id, "Brax", "brax", error) from error
+    name = env_id.removeprefix(PREFIX)
+    check_known(env_id, name, envs._envs, "Brax")
     return BraxEnvironment(envs.get_environment(name, backend=BACKEND))
 
 

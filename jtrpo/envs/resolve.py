@@ -2,6 +2,7 @@
 
 import re
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -9,17 +10,38 @@ from typing import Any
 import gymnasium
 from gymnasium.vector import VectorEnv
 
-from jtrpo.envs import brax, envpool
+from jtrpo.envs import atari, brax, craftax, envpool, jumanji, playground, xminigrid
 from jtrpo.envs import gymnasium as host
 from jtrpo.envs.gymnax import GymnaxEnvironment, make_gymnax
 from jtrpo.envs.protocol import Environment
+from jtrpo.envs.resetting import comes_from
+
+SUITES: dict[str, Callable[[str], Environment | host.HostEnvironment]] = {
+    atari.PREFIX: lambda env_id: host.HostEnvironment(**atari.look_up(env_id)),
+    brax.PREFIX: brax.make_brax,
+    craftax.PREFIX: craftax.make_craftax,
+    envpool.PREFIX: lambda env_id: host.HostEnvironment(**envpool.look_up(env_id)),
+    host.PREFIX: host.from_id,
+    jumanji.PREFIX: jumanji.make_jumanji,
+    playground.PREFIX: playground.make_playground,
+    xminigrid.PREFIX: xminigrid.make_xminigrid,
+}
+"""What makes an environment of an id, by the id's beginning; gymnax's ids have none."""
+
+ADAPTERS: dict[str, Callable[..., Environment]] = {
+    "craftax": craftax.CraftaxEnvironment,
+    "jumanji": jumanji.JumanjiEnvironment,
+    "xminigrid": xminigrid.XMiniGridEnvironment,
+}
+"""What adapts an environment that is there already, alone or in a pair with its parameters, by its package."""
 
 
 def resolve(env: Any) -> Environment | host.HostEnvironment:
-    """Return an environment for an id, a gymnax environment, or an :class:`Environment`.
+    """Return an environment for an id, an environment of gymnax or another suite, or an :class:`Environment`.
 
-    A gymnax environment may come in a pair with its parameters, or with a function that draws them for each episode.
-    Vector environments of Gymnasium, and ids that begin with ``gymnasium:`` or ``envpool:``, are for the host trainer.
+    An environment of gymnax, Craftax or XLand-MiniGrid may come in a pair with its parameters; of gymnax and XLand-MiniGrid with
+    a function that draws them for each episode. Vector environments of Gymnasium, and ids that begin with ``gymnasium:``,
+    ``envpool:`` or ``atari:``, are for the host trainer.
 
     Raises:
         TypeError: none of these.
@@ -31,11 +53,10 @@ def resolve(env: Any) -> Environment | host.HostEnvironment:
                 f"env must be an environment, not a class; got {one.__name__}: make one, {one.__name__}(...)"
             )
     if isinstance(env, str):
-        if env.startswith(host.PREFIX):
-            return host.from_id(env)
-        if env.startswith(envpool.PREFIX):
-            return host.HostEnvironment(**envpool.look_up(env))
-        return brax.make_brax(env) if env.startswith(brax.PREFIX) else make_gymnax(env)
+        suite, colon, _ = env.partition(":")
+        if colon and suite + colon not in SUITES:
+            raise ValueError(f"env={env!r} is of no suite that jtrpo knows; there are {', '.join(SUITES)}")
+        return SUITES.get(suite + colon, make_gymnax)(env)
     if isinstance(env, VectorEnv):
         return host.from_vector(env)
     if isinstance(env, tuple) and len(env) == 2 and all(isinstance(part, VectorEnv) for part in env):
@@ -45,6 +66,10 @@ def resolve(env: Any) -> Environment | host.HostEnvironment:
             f"env={env!r} is one environment of Gymnasium; give a vector of them: "
             "gymnasium.vector.SyncVectorEnv([make, ...]), with a function that makes one for each of num_envs"
         )
+    for package, adapter in ADAPTERS.items():
+        parts = env if isinstance(env, tuple) and len(env) == 2 else (env,)
+        if comes_from(parts[0], package):
+            return adapter(*parts)
     if isinstance(env, tuple) and len(env) == 2 and hasattr(env[0], "default_params"):
         return GymnaxEnvironment(*env)
     if hasattr(env, "default_params"):

@@ -84,33 +84,40 @@ def count(space: spaces.Space) -> int:
     return math.prod(space.shape or ())
 
 
-def patches(image: Float[Array, "... H W C"], stride: int) -> Float[Array, "... h w 9C"]:
-    """Every 3x3 neighbourhood that lies inside the image, so that a convolution is a matrix product.
+def patches(image: Float[Array, "... H W C"], size: int, stride: int) -> Float[Array, "... h w K"]:
+    """Every ``size`` x ``size`` neighbourhood that lies inside the image, so that a convolution is a matrix product.
 
     XLA runs convolutions and their transposes slowly inside loops on a CPU, and as grouped convolutions under ``vmap`` over
     seeds; matrix products are fast in both.
     """
-    rows, columns = (size - 2 for size in image.shape[-3:-1])
+    rows, columns = (length - size + 1 for length in image.shape[-3:-1])
     shifted = [
-        image[..., y : y + rows : stride, x : x + columns : stride, :] for y in range(3) for x in range(3)
+        image[..., y : y + rows : stride, x : x + columns : stride, :] for y in range(size) for x in range(size)
     ]  # fmt: skip
     return jnp.concatenate(shifted, axis=-1)
 
 
-class CNN(nn.Module):
-    """Convolutions of 3x3, stride 2 while the image is larger than 16 pixels, flattened.
+def layers(height: int, width: int) -> list[tuple[int, int, int]]:
+    """Convolutions ``(channels, size, stride)`` for a picture.
 
-    Attributes:
-        features: channels of each layer.
+    From 36 pixels a side on those of Mnih et al. 2015, https://doi.org/10.1038/nature14236; below two of 3x3, with stride 2 while
+    the image is larger than 16 pixels.
     """
+    smallest = min(height, width)
+    if smallest >= 36:
+        return [(32, 8, 4), (64, 4, 2), (64, 3, 1)]
+    first = 2 if smallest > 16 else 1
+    second = 2 if (smallest - 3) // first + 1 > 16 else 1
+    return [(16, 3, first), (32, 3, second)]
 
-    features: tuple[int, ...] = (16, 32)
+
+class CNN(nn.Module):
+    """Convolutions with a relu after each, see :func:`layers`, flattened."""
 
     @nn.compact
     def __call__(self, image: Float[Array, "... H W C"]) -> Float[Array, "... F"]:
-        for channels in self.features:
-            stride = 2 if min(image.shape[-3:-1]) > 16 else 1
-            image = nn.relu(nn.Dense(channels, kernel_init=_orthogonal(2**0.5))(patches(image, stride)))
+        for channels, size, stride in layers(*image.shape[-3:-1]):
+            image = nn.relu(nn.Dense(channels, kernel_init=_orthogonal(2**0.5))(patches(image, size, stride)))
         return jnp.reshape(image, (*image.shape[:-3], -1))
 
 

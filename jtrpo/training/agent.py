@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ import numpy as np
 from gymnasium import spaces
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from jtrpo.core.chunked import chunked
 from jtrpo.core.distributions import Distribution
 from jtrpo.networks.actor_critic import CriticNetwork, Encoder, PolicyNetwork, built_in
 from jtrpo.networks.heads import Head
@@ -209,6 +210,18 @@ class Agent:
         return next_step(network, jax.tree.map(lambda x: jnp.asarray(x)[None], observation), network.empty_memory(1))
 
 
+def in_chunks(apply: Callable[[PyTree, PyTree], Any], chunk_size: int | None) -> Callable[[PyTree, PyTree], Any]:
+    """``apply(params, input)`` of a network, on so many samples at a time; ``None``: all at once."""
+    if chunk_size is None:
+        return apply
+
+    def chunk_by_chunk(params: PyTree, seen: PyTree) -> Any:
+        length = seen.length if isinstance(seen, Sequences) else 1
+        return chunked(apply, chunk_size, sequence_length=length)(params, seen)
+
+    return chunk_by_chunk
+
+
 def next_step(network: SequenceNetwork, observation: PyTree, carry: PyTree) -> PyTree:
     """Input of one step in the middle of an episode, or at its start with an empty memory."""
     if not network.has_memory:
@@ -256,10 +269,13 @@ def make_agent(config: TrainConfig) -> Agent:
         critic_module = built_in(CriticNetwork(encoder(seen_by_critic, memory=config.memory)))
     else:
         critic_module = over_sequences(config.critic_network)
+    policy_module = built_in(policy) if config.policy_network is None else over_sequences(config.policy_network)
+    features = partial(policy.apply, method="features_and_carry")
+    size = config.chunk_size
     agent = Agent(
-        policy_module=built_in(policy) if config.policy_network is None else over_sequences(config.policy_network),
-        critic_module=critic_module,
-        features=partial(policy.apply, method="features_and_carry") if config.shared_torso else None,
+        policy_module=policy_module._replace(apply=in_chunks(policy_module.apply, size)),
+        critic_module=critic_module._replace(apply=in_chunks(critic_module.apply, size)),
+        features=in_chunks(features, size) if config.shared_torso else None,
         normalized=numeric(observation_space) if config.normalize_observations else None,
         rescale_values=config.normalize_values,
         policy_observation=seen_parts(observation_space, config.policy_observation, masked=True),

@@ -52,14 +52,15 @@ class TrainConfig:
 
     Attributes: Environment and budget
         env: a gymnax id, a pair (gymnax environment, its parameters, or a function ``key -> parameters`` that draws new ones
-            for each episode), or an object that meets :class:`jtrpo.Environment`. For
-            :func:`jtrpo.make_host_trainer`: ``"gymnasium:"`` or ``"envpool:"`` and an id of theirs, a
-            ``gymnasium.vector.VectorEnv``, or a pair of them, to train on and to evaluate on.
+            for each episode), an id of a suite that has an adapter, such as ``"jumanji:Snake-v1"`` (``jtrpo envs`` lists
+            them), or an object that meets :class:`jtrpo.Environment`. For :func:`jtrpo.make_host_trainer`: ``"gymnasium:"``,
+            ``"envpool:"`` or ``"atari:"`` and an id of theirs, a ``gymnasium.vector.VectorEnv``, or a pair of them, to train on
+            and to evaluate on.
         total_timesteps: environment steps to take, over all environments; rounded up to whole updates.
         num_envs: environments stepped side by side, on all devices and in all processes together.
         num_steps: steps of each environment per update; the batch is ``num_envs * num_steps``.
         reset_pool: fresh starts, made for each collection, from which the episodes that begin in it draw at random; 0: each has
-            one of its own. For environments whose reset is expensive, such as Brax's.
+            one of its own. For environments whose reset is expensive, such as Brax's and Craftax's.
         env_metrics: names of numbers of the environment to report in ``Metrics.episode.metrics``: of the ``info`` of gymnax and
             Gymnasium, of the ``metrics`` of Brax. Without, one of your own reports all of its ``EnvStep.metrics``, others none.
         env_cost: name of the cost in Gymnasium's ``info``. An environment in JAX gives it in ``EnvStep.cost``.
@@ -75,6 +76,8 @@ class TrainConfig:
         critic_network: a critic of your own, likewise.
         policy_observation: names of the parts of a dictionary observation that the policy sees; ``None``: all.
         critic_observation: names of the parts that the critic sees; ``None``: all.
+        chunk_size: samples that the networks see at a time where they learn, see :func:`jtrpo.chunked`: less memory for large
+            networks and batches, at a forward pass more for each derivative; ``None``: the whole batch.
 
     Attributes: Policy over a Box
         box_distribution: policy over a Box: ``"gaussian"``, ``"state_dependent_gaussian"`` (log_std depends on the state),
@@ -162,6 +165,7 @@ class TrainConfig:
     critic_network: Network | None = dataclasses.field(default=None, metadata={"cli": False})
     policy_observation: tuple[str, ...] | None = None
     critic_observation: tuple[str, ...] | None = None
+    chunk_size: int | None = None
 
     box_distribution: str = "gaussian"
     initial_log_std: float = 0.0
@@ -209,6 +213,8 @@ class TrainConfig:
         ):  # fmt: skip
             check_count(name, getattr(self, name), at_least=1)
         check_count("vine_branches", self.vine_branches, at_least=2)
+        if self.chunk_size is not None:
+            check_count("chunk_size", self.chunk_size, at_least=1)
         for name in (
             "shared_torso", "normalize_observations", "scale_rewards", "normalize_advantages", "normalize_values"
         ):  # fmt: skip

@@ -33,7 +33,7 @@ def test_envs_lists_what_can_be_trained(capsys):
     out, err = capsys.readouterr()
     assert {"CartPole-v1", "Breakout-MinAtar"} <= set(out.split())
     assert ":" not in out
-    for suite in ("gymnasium", "brax", "envpool"):
+    for suite in ("gymnasium", "brax", "playground", "craftax", "jumanji", "xminigrid", "envpool", "atari"):
         assert f"jtrpo: {suite}: " in err
     main(["envs", "cartpole"])
     out, err = capsys.readouterr()

@@ -268,3 +268,27 @@ def test_the_best_state_of_each_seed_comes_back(mapped):
     np.testing.assert_array_equal(mapped.episodes.length_mean, mapped.returns)  # CartPole's reward is one a step
     np.testing.assert_array_equal(mapped.best_state.update, mapped.returns.argmax(axis=1) + 1)
     assert len(set(mapped.best_state.update.tolist())) > 1
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"critic": "gauss_newton", "critic_epochs": 1, "shared_torso": True},
+        pytest.param({"memory": "gru", "critic_minibatches": 2}, marks=pytest.mark.slow),
+    ],
+    ids=["shared torso", "gru"],
+)
+def test_chunks_change_the_memory_and_nothing_else(settings, x64):
+    found = []
+    for chunk_size in (None, 12):  # of 32 samples, or of sequences of four
+        config = jtrpo.TrainConfig(
+            "CartPole-v1", num_envs=8, num_steps=4, hidden_sizes=(8,), chunk_size=chunk_size, **settings
+        )
+        trainer = jtrpo.make_trainer(config)
+        double = lambda x: x.astype(float) if x.dtype == jnp.float32 else x  # noqa: E731
+        state = jax.tree.map(double, trainer.init(jax.random.key(0), jtrpo.Hyperparams(cg_tolerance=1e-3)))
+        found.append(jax.jit(trainer.step)(state))
+    assert found[0][1].policy.accepted
+    for name in ("policy_params", "critic_params"):
+        pair = (getattr(state, name) for state, _ in found)
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), *pair)  # environments are in float32

@@ -1,5 +1,6 @@
 """``jtrpo envs``: what can be trained on."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Annotated
@@ -7,6 +8,7 @@ from typing import Annotated
 import gymnasium
 import tyro
 
+from jtrpo.envs.atari import games
 from jtrpo.envs.gymnax import environment_ids
 from jtrpo.tools.console import say
 
@@ -24,16 +26,15 @@ class Envs:
         Raises:
             ValueError: a word that is in no id.
         """
-        suites = {"gymnasium": _of_gymnasium(), "brax": _of_brax(), "envpool": _of_envpool()}
-        every = [*environment_ids(), *(f"{suite}:{name}" for suite, names in suites.items() for name in names)]
+        listed = {suite: ids() if find_spec(package) else [] for suite, (package, _, ids) in SUITES.items()}
+        every = [*environment_ids(), *(f"{suite}:{name}" for suite, names in listed.items() for name in names)]
         if found := [name for name in every if self.word.lower() in name.lower() and (self.word or ":" not in name)]:
             print("\n".join(found), flush=True)
         else:
             raise ValueError(f"no id has {self.word!r} in it; `jtrpo envs` without a word lists those of gymnax")
-        for suite, names in suites.items() if not self.word else ():
-            extra = "MuJoCo's are in the extra mujoco" if suite == "gymnasium" else f"the extra {suite}"
+        for suite, names in listed.items() if not self.word else ():
             there = f"{len(names):,} more, listed by `jtrpo envs {suite}:`" if names else "not installed"
-            say(f"{suite}: {there} ({extra})")
+            say(f"{suite}: {there} ({SUITES[suite][1]})")
 
 
 def _of_gymnasium() -> list[str]:
@@ -49,16 +50,49 @@ def _of_gymnasium() -> list[str]:
 
 
 def _of_brax() -> list[str]:
-    if find_spec("brax") is None:
-        return []
     from brax import envs
 
     return list(envs._envs)
 
 
+def _of_craftax() -> list[str]:
+    from jtrpo.envs.craftax import IDS
+
+    return list(IDS)
+
+
 def _of_envpool() -> list[str]:
-    if find_spec("envpool") is None:
-        return []
     import envpool
 
     return envpool.list_all_envs()
+
+
+def _of_jumanji() -> list[str]:
+    import jumanji
+
+    return sorted(jumanji.registered_environments())
+
+
+def _of_playground() -> list[str]:
+    from mujoco_playground import registry
+
+    return list(registry.ALL_ENVS)
+
+
+def _of_xminigrid() -> list[str]:
+    import xminigrid
+
+    return list(xminigrid.registered_environments())
+
+
+SUITES: dict[str, tuple[str, str, Callable[[], list[str]]]] = {
+    "gymnasium": ("gymnasium", "MuJoCo's are in the extra mujoco", _of_gymnasium),
+    "brax": ("brax", "the extra brax", _of_brax),
+    "playground": ("mujoco_playground", "the extra playground", _of_playground),
+    "craftax": ("craftax", "the extra craftax", _of_craftax),
+    "jumanji": ("jumanji", "the extra jumanji", _of_jumanji),
+    "xminigrid": ("xminigrid", "the extra xminigrid", _of_xminigrid),
+    "envpool": ("envpool", "the extra envpool", _of_envpool),
+    "atari": ("ale_py", "the extra atari", lambda: sorted(games())),
+}
+"""The package that a suite needs, the extra that brings it, and what it has."""

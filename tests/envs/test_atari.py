@@ -1,0 +1,58 @@
+"""Needs ``pip install '.[atari]'``; skipped without it."""
+
+import jax
+import numpy as np
+import pytest
+from gymnasium.vector import AutoresetMode
+
+import jtrpo
+from jtrpo.envs.atari import games
+from jtrpo.envs.resolve import resolve
+
+pytest.importorskip("ale_py")
+
+
+def test_pictures_actions_and_names():
+    environment = resolve("atari:SpaceInvaders")
+    assert environment.observation_space.shape == (4, 84, 84)
+    assert environment.action_space.n == 6
+    assert environment.mode is AutoresetMode.NEXT_STEP
+    assert len(games()) > 100
+    assert games()["MsPacman"] == "ms_pacman"
+    with pytest.raises(ValueError, match=r"atari:Breakut.*did you mean Breakout"):
+        resolve("atari:Breakut")
+
+
+def test_training_ends_with_a_life_and_clips_evaluation_plays_for_the_score():
+    environment, seen = resolve("atari:SpaceInvaders"), []
+    for make in (environment.make, environment.make_evaluation):
+        vector = make(2, 0)
+        vector.reset(seed=0)
+        rewards, lives = [], []
+        for step in range(600):
+            _, reward, terminated, _, info = vector.step(np.array([1, step % 6], np.int32))
+            rewards.append(reward)
+            lives += list(np.asarray(info["lives"])[terminated])
+        vector.close()
+        seen.append((np.max(rewards), max(lives, default=0)))
+    (most, lives), (score, at_the_end) = seen
+    assert most == 1.0
+    assert lives > 0
+    assert score >= 5.0
+    assert at_the_end == 0
+
+
+@pytest.mark.slow
+def test_two_updates_and_an_evaluation_that_does_not_disturb_them():
+    config = jtrpo.TrainConfig(
+        "atari:Breakout", num_envs=2, num_steps=8, hidden_sizes=(8,), total_timesteps=32, critic_minibatches=1
+    )
+    trainer = jtrpo.make_host_trainer(config)
+    state = trainer.init(jax.random.key(0))
+    for _ in range(2):
+        state, metrics = trainer.step(state)
+        assert metrics.samples.invalid == 0
+        assert metrics.policy.kl <= metrics.hyperparams.max_kl
+    kernels = {leaf.shape for leaf in jax.tree.leaves(state.policy_params) if leaf.ndim == 2}
+    assert {(8 * 8 * 4, 32), (4 * 4 * 32, 64), (3 * 3 * 64, 64), (7 * 7 * 64, 8)} <= kernels
+    trainer.close()
