@@ -14,6 +14,7 @@ import jtrpo
 from jtrpo.envs.hazard import Hazard
 from jtrpo.training.constrained import METHODS, CostState
 from jtrpo.training.learner import make_learner
+from tests.core.constrained_mdp import Problem
 
 STEPS = 4  # of an episode
 
@@ -207,3 +208,34 @@ def test_a_hazard_costs_inside_and_ends_at_the_goal():
     assert (float(there.cost), bool(there.terminated), bool(there.truncated)) == (0.0, True, False)
     late = hazard.step(key, {"position": jnp.array([-0.8, 0.0]), "time": jnp.int32(59)}, jnp.zeros(2))
     assert (bool(late.terminated), bool(late.truncated)) == (False, True)
+
+
+@pytest.mark.parametrize(("method", "spare"), [("lagrangian", 0.05), ("pid_lagrangian", 0.01)])
+def test_the_mixture_of_a_lagrangians_policies_is_the_optimum_for_what_it_costs(method, spare, x64):
+    """A multiplier that moves by the exact cost makes the policy swing between two, whose mixture is what the limit asks for."""
+    problem, costs = Problem(), costs_of(method)
+    state, action = jnp.divmod(jnp.arange(12), 3)
+    limit = 0.85 * float(problem.evaluate(jnp.zeros((4, 3)))[1][1])
+    numbers = jtrpo.Hyperparams(cost_limit=limit)
+
+    def policy(logits, observation):
+        return jtrpo.Categorical(observation @ logits)
+
+    def update(carry, number):
+        logits, known = carry
+        visits, mean, advantage = problem.evaluate(logits)
+        weight, (reward, cost) = visits.ravel(), advantage.reshape(-1, 2).T
+        known, multiplier, _ = costs.weigh(known, mean[1:], SimpleNamespace(hyperparams=numbers, update=number))
+        reward, cost = (x / jnp.sqrt(weight @ x**2) for x in (reward, cost))
+        penalized = (reward - multiplier[0] * cost) / (1 + multiplier[0])
+        batch = jtrpo.Batch(jnp.eye(4)[state], action, penalized, weight=weight)
+        logits, info = jtrpo.trpo_update(policy, logits, batch, max_kl=0.0003, cg_damping=1e-4)
+        return (logits, known), (mean, info.kl)
+
+    start = (jnp.zeros((4, 3)), nothing_yet())
+    mean, kl = jax.jit(lambda start: jax.lax.scan(update, start, jnp.arange(2000))[1])(start)
+    reward, cost = mean[500:].mean(axis=0)
+    assert (kl <= 0.0003).all()
+    assert (1 - spare) * limit <= cost <= limit  # less, for the multiplier falls more slowly than it rises
+    best, _ = problem.optimum([float(cost)])
+    assert 0.99 * best <= reward <= best + 1e-9
