@@ -210,10 +210,9 @@ def test_a_hazard_costs_inside_and_ends_at_the_goal():
     assert (bool(late.terminated), bool(late.truncated)) == (False, True)
 
 
-@pytest.mark.parametrize(("method", "spare"), [("lagrangian", 0.05), ("pid_lagrangian", 0.01)])
-def test_the_mixture_of_a_lagrangians_policies_is_the_optimum_for_what_it_costs(method, spare, x64):
-    """A multiplier that moves by the exact cost makes the policy swing between two, whose mixture is what the limit asks for."""
-    problem, costs = Problem(), costs_of(method)
+def test_a_lagrangians_policies_reach_the_optimum_of_a_constrained_mdp(x64):
+    """By integral and slope: with the integral alone the policy swings between two that are deterministic, and may stay there."""
+    problem, costs = Problem(), costs_of("pid_lagrangian")
     state, action = jnp.divmod(jnp.arange(12), 3)
     limit = 0.85 * float(problem.evaluate(jnp.zeros((4, 3)))[1][1])
     numbers = jtrpo.Hyperparams(cost_limit=limit)
@@ -234,8 +233,8 @@ def test_the_mixture_of_a_lagrangians_policies_is_the_optimum_for_what_it_costs(
 
     start = (jnp.zeros((4, 3)), nothing_yet())
     mean, kl = jax.jit(lambda start: jax.lax.scan(update, start, jnp.arange(2000))[1])(start)
-    reward, cost = mean[500:].mean(axis=0)
+    reward, cost = mean[1000:].mean(axis=0)
     assert (kl <= 0.0003).all()
-    assert (1 - spare) * limit <= cost <= limit  # less, for the multiplier falls more slowly than it rises
-    best, _ = problem.optimum([float(cost)])
-    assert 0.99 * best <= reward <= best + 1e-9
+    assert cost <= limit
+    best, _ = problem.optimum([limit])
+    assert 0.99 * best <= reward <= best
