@@ -48,7 +48,7 @@ ENDS = {
     "playground:PointMass": None,
 }
 PACKAGES = {"playground": "mujoco_playground"}
-FEW = ("xminigrid:MiniGrid-Empty-5x5", "jumanji:Snake-v1", "jumanji:BinPack-v2")
+FEW = ("xminigrid:MiniGrid-Empty-5x5", "jumanji:Snake-v1")
 CASES = [pytest.param(each, marks=pytest.mark.slow if each in FEW else pytest.mark.long) for each in ENDS]
 
 

@@ -57,9 +57,10 @@ def each_limit(limits):
     return fixed._replace(cost_limit=jnp.asarray(limits)), axes
 
 
-@pytest.mark.parametrize(
-    "method", [each if each == "cpo" else pytest.param(each, marks=pytest.mark.slow) for each in METHODS]
-)
+MARKS = {"pcpo": pytest.mark.slow, "lagrangian": pytest.mark.long, "pid_lagrangian": pytest.mark.slow}
+
+
+@pytest.mark.parametrize("method", [pytest.param(each, marks=MARKS.get(each, ())) for each in METHODS])
 def test_an_episode_returns_what_its_limit_allows(method):
     limits = [1.0, 2.0, 4.0]
     hyperparams, axes = each_limit(limits)
