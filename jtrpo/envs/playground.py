@@ -1,5 +1,6 @@
 """Adapter for MuJoCo Playground (``pip install "jtrpo[playground]"``)."""
 
+import subprocess
 from typing import Any
 
 import jax
@@ -28,6 +29,6 @@ def make_playground(env_id: str) -> BraxEnvironment:
     on_cpu: dict[str, Any] = {"impl": "jax"} if jax.default_backend() == "cpu" and "impl" in settings else {}
     try:
         env = registry.load(name, config_overrides=on_cpu)
-    except (OSError, RuntimeError) as error:  # robots' models are downloaded at first use
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # robots' models are downloaded at first use
         raise ValueError(f"env={env_id!r} loads models from outside, which failed ({error})") from error
     return BraxEnvironment(env, max_episode_steps=int(settings.episode_length))

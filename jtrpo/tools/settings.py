@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from jtrpo.envs.resolve import SUITES
 from jtrpo.networks.network import Network
 from jtrpo.tools.fingerprint import environment_name, fingerprint
 from jtrpo.training.config import TrainConfig
@@ -64,9 +65,7 @@ def config_of(settings: dict[str, Any], env: Any, networks: dict[str, Network | 
         wanted["env"] = env
     name = wanted.get("env")
     # All before the last colon must be one of ours: Gymnasium imports what stands there.
-    if env is None and (
-        not isinstance(name, str) or name.rpartition(":")[0] not in ("", "gymnasium", "brax", "envpool")
-    ):
+    if env is None and (not isinstance(name, str) or f"{name.rpartition(':')[0]}:" not in {":", *SUITES}):
         raise ValueError(
             f"the checkpoint names the environment {name!r}, which would import a module; if you trust it, give env={name!r} "
             "(`--env` on the command line)"

@@ -9,7 +9,8 @@ from gymnasium import spaces
 import jtrpo
 from jtrpo.envs.check import canonical
 from jtrpo.envs.resetting import ResettingEnvironment
-from jtrpo.envs.resolve import resolve
+from jtrpo.envs.resolve import SUITES, resolve
+from jtrpo.tools.settings import config_of, describe
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the packages' own deprecations are not ours to mend
 
@@ -219,3 +220,14 @@ def test_death_ends_a_world_of_craftax_and_time_cuts_it_off():
     dying = environment.reset(jax.random.key(0))[1].replace(player_health=jnp.int32(0))
     result = step(jax.random.key(1), dying, np.int32(0))
     assert (bool(result.terminated), bool(result.truncated)) == (True, False)
+
+
+@pytest.mark.parametrize("prefix", SUITES)
+def test_a_saved_run_names_its_suite_without_importing_what_a_file_says(prefix):
+    settings = describe(jtrpo.TrainConfig("CartPole-v1"))
+    for name, words in (
+        (f"{prefix}nothing-v99", "nothing-v99.*(is not an environment|needs)"),
+        (f"{prefix}os:Id", "module"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            config_of(settings | {"env": name}, None, {})
