@@ -48,7 +48,7 @@ def fingerprint(config: TrainConfig) -> dict[str, Any]:
     }
     if isinstance(environment, HostEnvironment):
         vector = config.env[0] if isinstance(config.env, tuple) else config.env
-        by_id = str(vector).partition(":")[0]  # gymnasium or envpool
+        by_id = str(vector).partition(":")[0]  # gymnasium, envpool or atari
         known["env.class"] = " > ".join(_classes(vector)) if isinstance(vector, VectorEnv) else by_id
         return known
     known["env.class"] = _name(type(environment))
