@@ -32,7 +32,7 @@ def update(policy):
     return jax.jit(lambda params, batch: jtrpo.trpo_update(policy, params, batch, preconditioner="diagonal"))
 
 
-@pytest.mark.parametrize("chunk_size", [7, 20, 59, 60, 100])
+@pytest.mark.parametrize("chunk_size", [7, 20, 60])
 def test_an_update_in_chunks_is_that_of_the_whole_batch(problem, chunk_size, x64):
     whole, chunks = (update(each)(*problem) for each in (policy, jtrpo.chunked(policy, chunk_size)))
     assert whole[1].accepted

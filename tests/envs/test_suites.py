@@ -49,8 +49,10 @@ ENDS = {
     "playground:PointMass": None,
 }
 PACKAGES = {"playground": "mujoco_playground"}
-FEW = ("xminigrid:MiniGrid-Empty-5x5", "jumanji:Snake-v1")
-CASES = [pytest.param(each, marks=pytest.mark.slow if each in FEW else pytest.mark.long) for each in ENDS]
+CASES = [
+    pytest.param(each, marks=pytest.mark.slow if each == "xminigrid:MiniGrid-Empty-5x5" else pytest.mark.long)
+    for each in ENDS
+]
 
 
 def needs(env_id):
@@ -136,6 +138,7 @@ def test_two_updates(env_id):
         assert float(metrics.policy.kl) <= float(metrics.hyperparams.max_kl)
 
 
+@pytest.mark.slow
 def test_what_is_there_already_is_adapted_alone_or_with_its_parameters():
     xminigrid = pytest.importorskip("xminigrid")
     env, params = xminigrid.make("XLand-MiniGrid-R1-9x9")

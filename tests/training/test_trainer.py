@@ -273,8 +273,8 @@ def test_the_best_state_of_each_seed_comes_back(mapped):
 @pytest.mark.parametrize(
     "settings",
     [
-        {"critic": "gauss_newton", "critic_epochs": 1, "shared_torso": True},
-        pytest.param({"memory": "gru", "critic_minibatches": 2}, marks=pytest.mark.slow),
+        pytest.param({"critic": "gauss_newton", "critic_epochs": 1, "shared_torso": True}, marks=pytest.mark.slow),
+        pytest.param({"memory": "gru", "critic_minibatches": 2}, marks=pytest.mark.long),
     ],
     ids=["shared torso", "gru"],
 )
