@@ -35,6 +35,8 @@ def chunked(
         >>> whole, same = (each(jnp.eye(2), observation) for each in (policy, jtrpo.chunked(policy, 2)))
         >>> bool((whole.logits == same.logits).all())
         True
+
+    Source: Chen et al. 2016, Training Deep Nets with Sublinear Memory Cost, https://arxiv.org/abs/1604.06174.
     """
     check_callable("function", function, "(params, inputs) -> output", takes=2)
     for name, value in (("chunk_size", chunk_size), ("sequence_length", sequence_length)):

@@ -69,6 +69,10 @@ def resolve(env: Any) -> Environment | host.HostEnvironment:
     for package, adapter in ADAPTERS.items():
         parts = env if isinstance(env, tuple) and len(env) == 2 else (env,)
         if comes_from(parts[0], package):
+            if package == "jumanji" and len(parts) > 1:
+                raise TypeError(
+                    f"env: an environment of Jumanji has no parameters; give it alone, not with {parts[1]!r}"
+                )
             return adapter(*parts)
     if isinstance(env, tuple) and len(env) == 2 and hasattr(env[0], "default_params"):
         return GymnaxEnvironment(*env)

@@ -181,6 +181,11 @@ def memory_and_reuse_know_no_devices_on_the_host():
     on_the_host(memory="gru", reuse=2, critic_minibatches=2)
 
 
+@slow
+def the_largest_kl_knows_no_devices():
+    three_updates_are_those_of_one(constraint="kl_max", preconditioner="diagonal", chunk_size=7)
+
+
 @long
 def the_policies_that_act_stay_within_max_kl():
     mesh = jax.make_mesh((2,), ("envs",), devices=jax.devices()[:2])
