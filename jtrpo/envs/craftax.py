@@ -8,7 +8,7 @@ from jaxtyping import PRNGKeyArray, PyTree
 from jtrpo.envs.gymnax import gymnasium_space
 from jtrpo.envs.metrics import scalars_of
 from jtrpo.envs.protocol import EnvStep
-from jtrpo.envs.resetting import ResettingEnvironment, check_known, missing
+from jtrpo.envs.resetting import ResettingEnvironment, check_known, check_stays, missing
 
 PREFIX = "craftax:"
 IDS = ("Craftax-Symbolic-v1", "Craftax-Classic-Symbolic-v1", "Craftax-Pixels-v1", "Craftax-Classic-Pixels-v1")
@@ -32,8 +32,7 @@ class CraftaxEnvironment(ResettingEnvironment):
     metrics_by_name = True
 
     def __init__(self, env: Any, params: Any = None):
-        if "AutoReset" in {base.__name__.removeprefix("Environment") for base in type(env).__mro__}:
-            raise ValueError(f"env: {env.name} must not reset itself: make it with auto_reset=False")
+        check_stays(env, "make it with auto_reset=False")
         self.env, self.params = env, env.default_params if params is None else params
         self.max_episode_steps = int(self.params.max_timesteps)
         self.observation_space = gymnasium_space(env.observation_space(self.params))

@@ -9,7 +9,7 @@ from gymnasium import spaces
 from jaxtyping import PRNGKeyArray, PyTree
 
 from jtrpo.envs.protocol import EnvStep, time_limit
-from jtrpo.envs.resetting import ResettingEnvironment, check_known, missing
+from jtrpo.envs.resetting import ResettingEnvironment, check_known, check_stays, missing
 
 PREFIX = "jumanji:"
 MOST_CATEGORIES = 32
@@ -25,11 +25,15 @@ class JumanjiEnvironment(ResettingEnvironment):
 
     Args:
         env: made by ``jumanji.make(id)``.
+
+    Raises:
+        ValueError: an environment that resets itself.
     """
 
     metrics_by_name = True
 
     def __init__(self, env: Any):
+        check_stays(env, "leave the wrapper out")
         self.env = env
         self.max_episode_steps = time_limit(getattr(env, "time_limit", None))
         observed, self.action_space = _space(env.observation_spec), _space(env.action_spec)

@@ -46,6 +46,15 @@ def check_known(env_id: str, name: str, known: Iterable[str], suite: str) -> Non
         raise ValueError(f"env={env_id!r} is not an environment of {suite}; did you mean {' or '.join(near)}?")
 
 
+def check_stays(env: Any, remedy: str) -> None:
+    """Raise ``ValueError`` where an environment, or one that it wraps, begins the next episode by itself; told by its classes."""
+    while env is not None:
+        names = [base.__name__ for base in type(env).__mro__]
+        if any("AutoReset" in name and "NoAutoReset" not in name for name in names):
+            raise ValueError(f"env: {names[0]} must not reset itself: {remedy}")
+        env = vars(env).get("_env")
+
+
 def comes_from(env: Any, package: str) -> bool:
     """Whether an object's class, or one that it inherits from, is a package's; nothing is imported to tell."""
     return any(base.__module__.split(".")[0] == package for base in type(env).__mro__)

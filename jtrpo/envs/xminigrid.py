@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from jtrpo.core.check import check_callable
 from jtrpo.envs.protocol import EnvStep
-from jtrpo.envs.resetting import ResettingEnvironment, check_known, missing
+from jtrpo.envs.resetting import ResettingEnvironment, check_known, check_stays, missing
 
 PREFIX = "xminigrid:"
 
@@ -27,7 +27,7 @@ class XMiniGridEnvironment(ResettingEnvironment):
             set, say: ``lambda key: params.replace(ruleset=benchmark.sample_ruleset(key))``.
 
     Raises:
-        ValueError: observations that are no grid of cells.
+        ValueError: observations that are no grid of cells, or an environment that resets itself.
     """
 
     metrics_by_name = True
@@ -35,6 +35,7 @@ class XMiniGridEnvironment(ResettingEnvironment):
     def __init__(self, env: Any, params: Any = None):
         from xminigrid.core import constants
 
+        check_stays(env, "leave the wrapper out")
         self.env = env
         self.draw = params if callable(params) else None
         if self.draw is not None:

@@ -207,6 +207,17 @@ def test_craftax_that_resets_itself_is_refused():
         jtrpo.TrainConfig(make_craftax_env_from_name("Craftax-Classic-Symbolic-v1", auto_reset=True))
 
 
+def test_wrappers_that_reset_are_refused():
+    xminigrid, jumanji = pytest.importorskip("xminigrid"), pytest.importorskip("jumanji")
+    from jumanji.wrappers import AutoResetWrapper
+    from xminigrid.wrappers import GymAutoResetWrapper
+
+    env, params = xminigrid.make("MiniGrid-Empty-5x5")
+    for given in ((GymAutoResetWrapper(env), params), AutoResetWrapper(jumanji.make("Snake-v1"))):
+        with pytest.raises(ValueError, match="must not reset itself: leave the wrapper out"):
+            jtrpo.TrainConfig(given)
+
+
 @pytest.mark.long
 def test_death_ends_a_world_of_craftax_and_time_cuts_it_off():
     pytest.importorskip("craftax")
