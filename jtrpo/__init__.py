@@ -6,6 +6,7 @@ _protect()
 
 from jtrpo.core.advantage import gae  # noqa: E402
 from jtrpo.core.batch import Batch  # noqa: E402
+from jtrpo.core.beta import Beta  # noqa: E402
 from jtrpo.core.chunked import chunked  # noqa: E402
 from jtrpo.core.composite import Bernoulli, MultiCategorical, Product  # noqa: E402
 from jtrpo.core.conjugate_gradient import CGInfo, conjugate_gradient  # noqa: E402
@@ -39,6 +40,7 @@ __all__ = [
     "Agent",
     "Batch",
     "Bernoulli",
+    "Beta",
     "CGInfo",
     "CPOInfo",
     "Categorical",

@@ -156,6 +156,7 @@ def run_blocks(name, text=None):
     return names
 
 
+@pytest.mark.slow
 def test_the_recipes_for_updates_of_ones_own_run(capsys):
     names = run_blocks("compose")
     out = capsys.readouterr().out.split()

@@ -62,7 +62,7 @@ HANGS = tuple(map(int, jaxlib.__version__.split(".")[:2])) < (0, 11)
 @pytest.mark.parametrize(
     ("seeds", "timesteps", "least"),
     [
-        pytest.param(8, 20_000, 60, marks=() if HANGS else pytest.mark.slow),
+        pytest.param(8, 20_000, 60, marks=() if HANGS else pytest.mark.long),
         pytest.param(20, 100_000, 450, marks=pytest.mark.long),
     ],
 )

@@ -150,7 +150,8 @@ def cpo_update(
         >>> policy = lambda params, observation: jtrpo.Categorical(observation @ params)
         >>> worth, action = jnp.array([1.0, -1.0]), jnp.array([0, 1])
         >>> batch = jtrpo.Batch(jnp.ones((2, 1)), action, worth, cost_advantage=jnp.array([0.5, -0.5]))
-        >>> params, info = jtrpo.cpo_update(policy, jnp.zeros((1, 2)), batch, cost=0.5, cost_limit=0.52, cg_damping=0.0)
+        >>> update = jax.jit(lambda *given: jtrpo.cpo_update(policy, *given, cost=0.5, cost_limit=0.52, cg_damping=0.0))
+        >>> params, info = update(jnp.zeros((1, 2)), batch)
         >>> print(jtrpo.CostCase(int(info.case)).name, f"{info.cost_after:.3f} {jax.nn.softmax(params)[0, 0]:.3f}")
         ON_LIMIT 0.520 0.520
 

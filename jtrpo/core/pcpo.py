@@ -118,7 +118,8 @@ def pcpo_update(
         >>> worth, action = jnp.array([1.0, -1.0]), jnp.array([0, 1])
         >>> costs = jnp.array([[0.5, -0.5], [-0.5, 0.5]])
         >>> batch = jtrpo.Batch(jnp.ones((2, 1)), action, worth, cost_advantage=costs)
-        >>> params, info = jtrpo.pcpo_update(policy, jnp.zeros((1, 2)), batch, cost=0.5, cost_limit=0.52, cg_damping=0.0)
+        >>> update = jax.jit(lambda *given: jtrpo.pcpo_update(policy, *given, cost=0.5, cost_limit=0.52, cg_damping=0.0))
+        >>> params, info = update(jnp.zeros((1, 2)), batch)
         >>> jtrpo.CostCase(int(info.case)).name, [f"{cost:.2f}" for cost in info.cost_after]
         ('ON_LIMIT', ['0.52', '0.48'])
 

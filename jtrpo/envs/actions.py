@@ -15,8 +15,8 @@ def environment_action(space: spaces.Space, action: PyTree, squash: bool = False
     A Box with two bounds (see :func:`stretched`): [-1, 1] is stretched to [low, high], then clipped. Any other: clipped, and
     where zero lies outside the bounds, moved to the nearest of them before. Whole numbers are rounded. The policy's
     log-probability stays that of the action before this map. Discrete choices are counted from the space's own start. A Dict or
-    Tuple: each part by its own space. With ``squash``, actions over a Box are those of a :class:`jtrpo.TanhGaussian`, before the
-    squashing.
+    Tuple: each part by its own space. With ``squash``, actions over a Box are those of a :class:`jtrpo.TanhGaussian` or
+    :class:`jtrpo.Beta`, before the squashing.
     """
     if isinstance(space, spaces.Dict):
         return {name: environment_action(child, action[name], squash) for name, child in space.spaces.items()}

@@ -8,13 +8,14 @@ import numpy as np
 from gymnasium import spaces
 from jaxtyping import Array, Float, PyTree
 
+from jtrpo.core.beta import Beta
 from jtrpo.core.composite import Bernoulli, MultiCategorical, Product
 from jtrpo.core.distributions import Categorical, DiagGaussian, Distribution
 from jtrpo.core.gsde import StateDependentNoise
 from jtrpo.core.squashed import TanhGaussian
 from jtrpo.networks.torso import ACTION_MASK, count, mask_logits
 
-BOX_DISTRIBUTIONS = ("gaussian", "state_dependent_gaussian", "tanh_gaussian", "gsde")
+BOX_DISTRIBUTIONS = ("gaussian", "state_dependent_gaussian", "tanh_gaussian", "beta", "gsde")
 """Distributions over a Box, by the names that settings use."""
 
 
@@ -30,8 +31,8 @@ class Head(nn.Module):
     Attributes:
         action_space: what :func:`check_action_space` admits.
         box_distribution: ``"gaussian"`` (log_std independent of the state), ``"state_dependent_gaussian"``,
-            ``"tanh_gaussian"`` or ``"gsde"``.
-        initial_log_std: of the Gaussian, at the start.
+            ``"tanh_gaussian"``, ``"beta"`` or ``"gsde"``.
+        initial_log_std: of the Gaussian, at the start; of the Beta as far as it can be so wide.
     """
 
     action_space: spaces.Space
@@ -61,6 +62,12 @@ class Head(nn.Module):
         return head(features, _of_part(mask, name))
 
     def _box(self, size: int, features: Float[Array, "... H"]) -> Distribution:
+        if self.box_distribution == "beta":
+            # The variance on (-1, 1) is 1 / (2 alpha + 1) where alpha = beta, both above 1: at most that of 1 + softplus(0).
+            above_one = max(0.5 * np.exp(-2.0 * self.initial_log_std) - 1.5, np.log(2.0))
+            bias = above_one + np.log(-np.expm1(-above_one))  # where softplus has that value
+            parameters = 1.0 + nn.softplus(_last_layer(2 * size, bias)(features))
+            return Beta(*jnp.split(parameters, 2, axis=-1))
         mean = _last_layer(size)(features)
         if self.box_distribution == "gsde":
             shape = (features.shape[-1], size)

@@ -81,8 +81,10 @@ class TrainConfig:
 
     Attributes: Policy over a Box
         box_distribution: policy over a Box: ``"gaussian"``, ``"state_dependent_gaussian"`` (log_std depends on the state),
-            ``"tanh_gaussian"`` (squashed into the bounds) or ``"gsde"`` (state-dependent exploration).
-        initial_log_std: log standard deviation of the Gaussian at the start; bounded actions are in units of half their range.
+            ``"tanh_gaussian"`` (squashed into the bounds), ``"beta"`` (within the bounds, both parameters depend on the state) or
+            ``"gsde"`` (state-dependent exploration).
+        initial_log_std: log standard deviation at the start, of ``"beta"`` at most -0.74; bounded actions are in units of half
+            their range.
         gsde_interval: steps for which ``"gsde"`` holds its noise matrix.
 
     Attributes: Sampling
@@ -262,7 +264,7 @@ class TrainConfig:
     @property
     def squash(self) -> bool:
         """Whether a policy's actions over a Box are to be squashed by tanh before they are stretched to its bounds."""
-        return self.box_distribution == "tanh_gaussian"
+        return self.box_distribution in ("tanh_gaussian", "beta")
 
     @property
     def noise_interval(self) -> int:

@@ -11,6 +11,7 @@ from gymnasium import spaces
 from jaxtyping import PRNGKeyArray, PyTree
 
 from jtrpo.core.advantage import gae
+from jtrpo.core.beta import Beta
 from jtrpo.core.check import check_callable, check_same_form, kind_of, shown
 from jtrpo.core.composite import Bernoulli, MultiCategorical, Product
 from jtrpo.core.distributions import Categorical, DiagGaussian, Distribution
@@ -156,8 +157,8 @@ def _check_kind(given: Any, built_in: Any, space: spaces.Space, box_distribution
     if not own:
         raise TypeError(f"{returns} {kind_of(given)}; {wanted}")
     # Whether actions are squashed and keys are held depends on the setting, and whether that is right on the distribution.
-    exact = isinstance(given, DiagGaussian | TanhGaussian | StateDependentNoise)
-    exact |= isinstance(built_in, TanhGaussian | StateDependentNoise)
+    exact = isinstance(given, DiagGaussian | TanhGaussian | Beta | StateDependentNoise)
+    exact |= isinstance(built_in, TanhGaussian | Beta | StateDependentNoise)
     if exact and not isinstance(given, type(built_in)):
         setting = f" where box_distribution is {box_distribution!r}" if isinstance(space, spaces.Box) else ""
         raise ValueError(f"{returns} a {type(given).__name__}; {wanted}{setting}")

@@ -43,8 +43,8 @@ def check_spaces(observation_space: Any, action_space: Any, squash: bool) -> Non
     for box in _boxes(action_space):
         if squash and not stretched(box).all():
             raise ValueError(
-                f"box_distribution='tanh_gaussian' squashes actions into bounds, which the action space {box} lacks; give "
-                "'gaussian' or 'gsde'"
+                f"box_distribution 'tanh_gaussian' and 'beta' keep actions within bounds, which the action space {box} lacks; "
+                "give 'gaussian' or 'gsde'"
             )
 
 

@@ -8,6 +8,7 @@ from scipy import integrate, stats
 
 from jtrpo import (
     Bernoulli,
+    Beta,
     Categorical,
     DiagGaussian,
     MultiCategorical,
@@ -143,6 +144,7 @@ POLICIES = {
     "masked multi": linear(lambda x: MultiCategorical((x[:, :2], x[:, 2:5].at[:, 0].set(-jnp.inf), x[:, 5:]))),
     "product": linear(lambda x: Product({"a": Categorical(x[:, :4]), "b": DiagGaussian(x[:, 4:6], x[:, 6:8])})),
     "tanh": linear(lambda x: TanhGaussian(x[:, :4], 0.1 * x[:, 4:8])),
+    "beta": linear(lambda x: Beta(jnp.exp(x[:, :4]), jnp.exp(x[:, 4:8]))),
     "gsde": linear(lambda x: StateDependentNoise(x[:, :3], x[:, 3:5], 0.1 * jnp.ones((2, 3)))),
 }
 

@@ -8,10 +8,13 @@ from jax.flatten_util import ravel_pytree
 
 import jtrpo
 import jtrpo.core.diagonal
-from jtrpo import Batch, Categorical, trpo_update
+from jtrpo import Batch, Categorical
 from jtrpo.core.diagonal import fisher_diagonal
 from jtrpo.core.fisher import sample_curvature
 from tests.core.small_problem import B, make_problem, policy
+
+SETTINGS = ("constraint", "preconditioner", "cg_iterations", "sequence_length")
+trpo_update = jax.jit(jtrpo.trpo_update, static_argnums=0, static_argnames=SETTINGS)  # numbers are traced
 
 
 @pytest.fixture
@@ -31,6 +34,7 @@ def sample_fisher(params, observation):
     return jax.vmap(one)(observation)
 
 
+@jax.jit
 def natural_step(params, batch, max_kl, damping):
     """sqrt(2 max_kl / x^T (F + damping I) x) x by a dense solve."""
     advantage = (batch.advantage - batch.advantage.mean()) / batch.advantage.std()
@@ -65,8 +69,8 @@ def test_sample_curvature_is_the_quadratic_form_of_each_samples_own_fisher_matri
     params, batch = problem
     vector = jax.tree.map(lambda x: jnp.cos(jnp.arange(x.size, dtype=x.dtype)).reshape(x.shape), params)
     flat = ravel_pytree(vector)[0]
-    measured = sample_curvature(jtrpo.linearize(policy, params, batch).linear, vector)
-    dense = jnp.einsum("i,bij,j->b", flat, sample_fisher(params, batch.observation), flat)
+    measured = jax.jit(lambda *given: sample_curvature(jtrpo.linearize(policy, *given).linear, vector))(params, batch)
+    dense = jnp.einsum("i,bij,j->b", flat, jax.jit(sample_fisher)(params, batch.observation), flat)
     np.testing.assert_allclose(measured, dense, rtol=1e-9)
 
 

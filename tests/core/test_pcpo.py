@@ -113,6 +113,7 @@ def test_without_limits_that_matter_the_update_is_trpos(x64):
         assert (info.multiplier == 0).all()
 
 
+@pytest.mark.slow
 def test_hundreds_of_updates_keep_the_trust_region_and_their_limits_or_change_nothing():
     params, batch, cost, limit = many_problems(300, 2)
     call = partial(jtrpo.pcpo_update, policy, cg_damping=1e-2)
@@ -152,6 +153,7 @@ def test_a_traced_limit_out_of_its_range_refuses_the_update(x64):
     np.testing.assert_array_equal(same, params)
 
 
+@pytest.mark.slow
 def test_updates_reach_the_optimum_of_an_mdp_with_two_constraints(x64):
     problem = Problem(constraints=2)
     free, most = problem.optimum(None)

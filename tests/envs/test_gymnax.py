@@ -43,7 +43,7 @@ def test_an_environment_object_with_or_without_parameters_is_taken():
     assert resolve(env).max_episode_steps == 500
     config = jtrpo.TrainConfig(env=(env, short), num_envs=2, num_steps=8, hidden_sizes=(4,))
     trainer = jtrpo.make_trainer(config)
-    assert jnp.all(trainer.evaluate(trainer.init(jax.random.key(0)), jax.random.key(1), 4) <= 7)
+    assert jnp.all(trainer.evaluate(jax.jit(trainer.init)(jax.random.key(0)), jax.random.key(1), 4) <= 7)
 
 
 def test_a_cost_in_info_is_that_of_the_step():

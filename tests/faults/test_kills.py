@@ -35,7 +35,7 @@ def kills(request):
 
 @pytest.fixture(scope="module")
 def updates(kills):
-    return max(300, 24 * kills)
+    return max(160, 24 * kills)
 
 
 def start(folder, cache, updates, *more):

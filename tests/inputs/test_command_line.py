@@ -80,6 +80,7 @@ def test_vine_is_trained_where_reuse_ships(capsys, monkeypatch):
     assert (seen[0].sampling, seen[0].reuse, seen[0].cg_iterations) == ("vine", 1, 30)
 
 
+@pytest.mark.slow
 def test_no_episode_ends_and_the_summary_comes_before_any_picture(tmp_path, capsys, monkeypatch):
     folder, picture = tmp_path / "h=[8]", tmp_path / "curve.png"
     run = ["train", "Pendulum-v1", "--json", "--checkpoint-dir", str(folder), *TINY]

@@ -131,6 +131,7 @@ def same(restored, arrays):
     return there.keys() == wanted.keys() and all(there[name].tobytes() == wanted[name].tobytes() for name in wanted)
 
 
+@pytest.mark.slow
 def test_random_folders(saved, tmp_path, request):
     whole, state, arrays = saved
     rounds, restored = 600 if request.config.getoption("--long") else 12, 0

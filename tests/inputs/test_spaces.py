@@ -138,8 +138,9 @@ def test_a_bound_too_large_to_stretch_to_is_none(dtype, bound, bounded):
     moved = float(sent(space, np.float32([1.0]), np.float32([-1e9]), np.float32([1e9]))[0, 0])
     assert moved == pytest.approx(bound) if bounded else moved == 1.0
     if not bounded:
-        with pytest.raises(ValueError, match="tanh_gaussian"):
-            config(action=space, box_distribution="tanh_gaussian")
+        for name in ("tanh_gaussian", "beta"):
+            with pytest.raises(ValueError, match=name):
+                config(action=space, box_distribution=name)
 
 
 def test_each_number_of_a_box_has_bounds_of_its_own():

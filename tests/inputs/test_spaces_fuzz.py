@@ -316,6 +316,7 @@ def fuzz(examples, one_in):
     return became
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("examples", "one_in"), [(40, 10), pytest.param(200, 40, marks=pytest.mark.long)], ids=["some", "many"]
 )

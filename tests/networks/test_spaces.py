@@ -102,7 +102,11 @@ def test_categories_and_masks_are_not_centred_and_boxes_are(masked):
 
 @pytest.mark.parametrize(
     "kind",
-    ["tanh_gaussian", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("state_dependent_gaussian", "gsde"))],
+    [
+        "tanh_gaussian",
+        pytest.param("beta", marks=pytest.mark.slow),
+        *(pytest.param(kind, marks=pytest.mark.long) for kind in ("state_dependent_gaussian", "gsde")),
+    ],
 )
 def test_every_distribution_over_a_box_learns_the_probe(kind):
     settings = config(probes.MatchObservation(probes.CONTINUOUS), box_distribution=kind, total_timesteps=128 * 150)
@@ -132,5 +136,5 @@ def test_a_space_or_mask_that_does_not_fit_is_refused_before_tracing(observation
 
 
 def test_an_unknown_box_distribution_is_named():
-    with pytest.raises(ValueError, match=r"box_distribution.*'gsde'.*'beta'"):
-        config(probes.ConstantReward(probes.CONTINUOUS), box_distribution="beta")
+    with pytest.raises(ValueError, match=r"box_distribution.*'gsde'.*'gauss'"):
+        config(probes.ConstantReward(probes.CONTINUOUS), box_distribution="gauss")

@@ -86,6 +86,7 @@ def test_without_a_command_it_shows_the_commands(capsys):
     assert all(command in out for command in ("train", "evaluate", "watch", "plot", "report", "envs"))
 
 
+@pytest.mark.slow
 def test_watch_writes_an_animation_and_names_what_is_wrong(runs, tmp_path, capsys):
     pytest.importorskip("pygame")
     file = tmp_path / "policy.gif"

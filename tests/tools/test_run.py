@@ -96,6 +96,7 @@ def test_debug_nans_names_the_step_and_the_array(monkeypatch):
     assert run.summary["invalid_samples"] == 4 * 4  # the third of every five of twenty steps, in four environments
 
 
+@pytest.mark.slow
 def test_debug_nans_names_what_broke_by_itself():
     with pytest.raises(FloatingPointError, match=r"critic's fit.* in update 1"):
         run_training(BREAKS, hyperparams=jtrpo.Hyperparams(critic_learning_rate=1e30), debug_nans=True)

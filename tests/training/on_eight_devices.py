@@ -102,7 +102,7 @@ def three_updates_are_those_of_one(**settings):
     common = {"num_envs": 16, "num_steps": 8, "hidden_sizes": (8,), "critic_epochs": 2, "cg_iterations": 3}
     for one, eight in side_by_side(3, **common, **settings):
         assert one[1].policy.accepted
-        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-12), one[1], jax.device_get(eight[1]))
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-8, atol=1e-12), one[1], jax.device_get(eight[1]))
     for name in ("policy_params", "critic_params", "observation_statistics", "return_statistics", "target_statistics"):
         assert difference(getattr(one[0], name), getattr(eight[0], name)) < 1e-9, name
 
@@ -123,7 +123,7 @@ def costly():
 FRACTIONS = {"fisher_fraction": 0.25, "critic": "gauss_newton", "critic_fraction": 0.1, "normalize_values": True}
 
 
-@slow
+@long
 def fractions_of_a_batch_and_own_metrics_know_no_devices():
     three_updates_are_those_of_one(**FRACTIONS, **costly())
 
@@ -171,7 +171,7 @@ def on_the_host(**settings):
     assert all(leaf.is_fully_replicated for leaf in jax.tree.leaves((state.policy_params, metrics)))
 
 
-@slow
+@long
 def environments_on_the_host_know_no_devices():
     on_the_host()
 

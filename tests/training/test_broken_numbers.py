@@ -87,7 +87,8 @@ def test_a_fault_of_the_environment_costs_the_samples_that_have_it_and_no_more(s
     assert 0.8 * 40 * 128 < counted < 40 * 128
 
 
-@pytest.mark.parametrize("memory", [None, pytest.param("gru", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("memory", [None, pytest.param("gru", marks=pytest.mark.long)])
 def test_nothing_of_a_broken_sample_reaches_the_update_but_its_place(memory):
     config = jtrpo.TrainConfig("CartPole-v1", num_envs=4, num_steps=16, hidden_sizes=(8,), memory=memory, reuse=2)
     state = jax.jit(jtrpo.make_trainer(config).init)(jax.random.key(0))

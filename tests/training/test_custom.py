@@ -74,11 +74,13 @@ def test_fisher_products_go_through_the_memory(remembering):
     flat, unravel = ravel_pytree(state.policy_params)
     vector = jax.random.normal(jax.random.key(1), flat.shape)
     jacobian = jax.jit(jax.jacfwd(lambda x: agent.policy_network(unravel(x), seen).logits))(flat)
-    probability = jax.nn.softmax(agent.policy_network(state.policy_params, seen).logits)
+    probability = jax.nn.softmax(jax.jit(agent.policy_network)(state.policy_params, seen).logits)
     moved = jacobian @ vector
     curved = probability * (moved - jnp.sum(probability * moved, axis=-1, keepdims=True))
     expected = jnp.einsum("bap,ba->p", jacobian, curved) / len(probability)
-    product = jtrpo.fisher_vector_product(agent.policy_network, state.policy_params, seen, unravel(vector))
+    product = jax.jit(jtrpo.fisher_vector_product, static_argnums=0)(
+        agent.policy_network, state.policy_params, seen, unravel(vector)
+    )
     np.testing.assert_allclose(ravel_pytree(product)[0], expected, rtol=1e-3, atol=1e-5)
 
 
@@ -417,7 +419,7 @@ def test_policy_and_critic_see_their_parts(shared):
     state = state._replace(
         **{name: jax.tree.map(noise, getattr(state, name)) for name in ("policy_params", "critic_params")}
     )
-    moves = lambda function: jax.jacobian(function)(  # noqa: E731
+    moves = lambda function: jax.jit(jax.jacobian(function))(  # noqa: E731
         {"seen": jnp.full((1, 2), 0.1), "hidden": jnp.full((1, 3), 0.1)}
     )
     policy = moves(lambda observation: agent.policy(state, observation)[0].logits)

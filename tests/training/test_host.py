@@ -264,6 +264,7 @@ def test_an_episode_that_ends_beyond_the_samples_ends_the_return_that_rewards_ar
     assert state.discounted_return[1] == 0
 
 
+@pytest.mark.slow
 def test_the_memory_knows_what_an_environment_did_beyond_its_samples():
     config, start, state = beyond(100, memory="gru")
     agent = jtrpo.make_agent(config)

@@ -35,7 +35,7 @@ def collected(request):
     settings = config(memory=cell if cell in ("gru", "lstm") else None, shared_torso="shared" in request.param)
     trainer, agent = jtrpo.make_trainer(settings), jtrpo.make_agent(settings)
     step = jax.jit(trainer.step)
-    state, _ = step(trainer.init(jax.random.key(0)))
+    state, _ = step(jax.jit(trainer.init)(jax.random.key(0)))
 
     @jax.jit
     def gather(key):

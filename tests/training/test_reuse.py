@@ -48,6 +48,7 @@ def config(**settings):
     return jtrpo.TrainConfig("CartPole-v1", total_timesteps=256, **{**common, **settings})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory", [None, pytest.param("gru", marks=pytest.mark.long)])
 def test_the_first_update_is_the_one_without_reuse_and_later_ones_are_not(memory, x64):
     states, steps = {}, {}
@@ -55,7 +56,7 @@ def test_the_first_update_is_the_one_without_reuse_and_later_ones_are_not(memory
         trainer = jtrpo.make_trainer(config(reuse=reuse, memory=memory))
         steps[reuse] = jax.jit(trainer.step)
         state = jax.tree.map(
-            lambda x: x.astype(float) if x.dtype == jnp.float32 else x, trainer.init(jax.random.key(0))
+            lambda x: x.astype(float) if x.dtype == jnp.float32 else x, jax.jit(trainer.init)(jax.random.key(0))
         )
         states[reuse], _ = steps[reuse](state)
     learned = [jax.tree.leaves((s.policy_params, s.critic_params, s.env_state.memory)) for s in states.values()]
@@ -68,7 +69,7 @@ def test_the_first_update_is_the_one_without_reuse_and_later_ones_are_not(memory
 def test_older_samples_keep_their_log_probabilities_and_kl_holds_over_the_window():
     trainer = jtrpo.make_trainer(config(reuse=3))
     state, metrics = jax.jit(lambda state: jax.lax.scan(lambda s, _: trainer.step(s), state, length=6))(
-        trainer.init(jax.random.key(1))
+        jax.jit(trainer.init)(jax.random.key(1))
     )
     assert metrics.policy.accepted.all()
     assert (metrics.policy.kl <= metrics.hyperparams.max_kl).all()

@@ -150,7 +150,7 @@ def test_evaluate_stops_at_max_steps():
 
     endless = jtrpo.TrainConfig(env=Endless(probes.DISCRETE), num_envs=4, num_steps=8, hidden_sizes=(4,))
     trainer = jtrpo.make_trainer(endless)
-    returns = trainer.evaluate(trainer.init(jax.random.key(0)), jax.random.key(1), 3, max_steps=7)
+    returns = trainer.evaluate(jax.jit(trainer.init)(jax.random.key(0)), jax.random.key(1), 3, max_steps=7)
     assert returns.tolist() == [14.0, 14.0, 14.0]
 
 
@@ -286,7 +286,8 @@ def test_chunks_change_the_memory_and_nothing_else(settings, x64):
         )
         trainer = jtrpo.make_trainer(config)
         double = lambda x: x.astype(float) if x.dtype == jnp.float32 else x  # noqa: E731
-        state = jax.tree.map(double, trainer.init(jax.random.key(0), jtrpo.Hyperparams(cg_tolerance=1e-3)))
+        state = jax.jit(trainer.init)(jax.random.key(0), jtrpo.Hyperparams(cg_tolerance=1e-3))
+        state = jax.tree.map(double, state)
         found.append(jax.jit(trainer.step)(state))
     assert found[0][1].policy.accepted
     for name in ("policy_params", "critic_params"):

@@ -227,7 +227,7 @@ def test_a_branch_of_one_step_that_repeats_the_trunk_has_its_value_memory_includ
         **settings
     )  # fmt: skip
     trainer, agent = jtrpo.make_trainer(config), jtrpo.make_agent(config)
-    state = trainer.init(jax.random.key(0))
+    state = jax.jit(trainer.init)(jax.random.key(0))
 
     def compare(state):
         trunk = make_collect(config)(state)
@@ -317,6 +317,7 @@ def test_a_probe_is_solved(space, change):
     assert returns.mean() > (0.99 if space is probes.DISCRETE else -0.05)
 
 
+@pytest.mark.slow
 def test_a_masked_space_is_sampled_illegal_actions_are_never_tried_and_every_simulated_step_counts():
     calls = []
     plain = probes.ConstantReward(probes.DISCRETE)

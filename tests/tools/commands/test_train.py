@@ -7,6 +7,7 @@ from jtrpo.tools.cli import main
 TINY = ["--total-timesteps", "600", "--num-envs", "4", "--num-steps", "64", "--hidden-sizes", "8"]
 
 
+@pytest.mark.slow
 def test_train_ends_with_the_summary_as_json_and_a_picture(tmp_path, capsys):
     picture = tmp_path / "curve.png"
     main(["train", "CartPole-v1", "--seed", "3", "--json", "--plot", str(picture), *TINY])
