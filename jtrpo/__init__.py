@@ -25,6 +25,7 @@ from jtrpo.core.squashed import TanhGaussian  # noqa: E402
 from jtrpo.core.trpo import TRPOInfo, trpo_update  # noqa: E402
 from jtrpo.envs.protocol import Environment, EnvStep  # noqa: E402
 from jtrpo.networks.network import Network  # noqa: E402
+from jtrpo.tools.export import export_policy  # noqa: E402
 from jtrpo.tools.policy import load_policy  # noqa: E402
 from jtrpo.training.agent import Agent, make_agent  # noqa: E402
 from jtrpo.training.config import TrainConfig  # noqa: E402
@@ -69,6 +70,7 @@ __all__ = [
     "chunked",
     "conjugate_gradient",
     "cpo_update",
+    "export_policy",
     "fisher_vector_product",
     "full_step",
     "gae",

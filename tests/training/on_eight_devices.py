@@ -102,9 +102,9 @@ def three_updates_are_those_of_one(**settings):
     common = {"num_envs": 16, "num_steps": 8, "hidden_sizes": (8,), "critic_epochs": 2, "cg_iterations": 3}
     for one, eight in side_by_side(3, **common, **settings):
         assert one[1].policy.accepted
-        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-8, atol=1e-12), one[1], jax.device_get(eight[1]))
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-12), one[1], jax.device_get(eight[1]))
     for name in ("policy_params", "critic_params", "observation_statistics", "return_statistics", "target_statistics"):
-        assert difference(getattr(one[0], name), getattr(eight[0], name)) < 1e-9, name
+        assert difference(getattr(one[0], name), getattr(eight[0], name)) < 1e-6, name  # float32 begins it
 
 
 class Costly(GymnaxEnvironment):
@@ -181,7 +181,7 @@ def memory_and_reuse_know_no_devices_on_the_host():
     on_the_host(memory="gru", reuse=2, critic_minibatches=2)
 
 
-@slow
+@long
 def the_largest_kl_knows_no_devices():
     three_updates_are_those_of_one(constraint="kl_max", preconditioner="diagonal", chunk_size=7)
 
