@@ -18,7 +18,7 @@ MADE_FOR_PEOPLE = {
 }  # fmt: skip
 """What comes back from functions and is never built by hand."""
 ELSEWHERE = {"export_policy", "load_policy", "make_host_trainer"}
-"""Too slow or too much for an example that runs at once: tests/tools/test_export.py, tests/tools/checkpoint, tests/training/test_host.py."""
+"""Too slow or too much for an example that runs at once: see tests/tools/test_export.py, checkpoint, training/test_host.py."""
 
 MODULES = [module.name for module in pkgutil.walk_packages(jtrpo.__path__, "jtrpo.") if module.name != "jtrpo.__main__"]
 
