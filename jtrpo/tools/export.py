@@ -39,7 +39,7 @@ def export_policy(
     :func:`load_policy`.
 
         jtrpo.export_policy("runs/cartpole", "cartpole.stablehlo")
-        policy = jax.export.deserialize(bytearray(open("cartpole.stablehlo", "rb").read()))  # needs JAX alone
+        policy = jax.export.deserialize(bytearray(open("cartpole.stablehlo", "rb").read()))  # needs JAX and flatbuffers
         action = policy.call(observation)                              # [N, 4] -> [N]
 
     The inputs are ``observation``, as the environment gives it, with a leading axis of ``N``; for a policy with a memory

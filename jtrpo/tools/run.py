@@ -40,6 +40,9 @@ QUICK = 0.1
 """Seconds: an update that takes no longer is reported while the next one is computed."""
 
 
+OnState = Callable[[int, TrainState], None]
+"""``(update, state)``: the number of an update, from 1, and the state after it."""
+
 Step = Callable[[TrainState], tuple[TrainState, Callable[[], Metrics]]]
 """``(state) -> (state, fetch)``, where ``fetch()`` waits for the metrics."""
 
@@ -70,6 +73,7 @@ def run_training(
     evaluate_every: int = 0,
     stop: Callable[[], bool] = lambda: False,
     debug_nans: bool = False,
+    on_state: OnState = lambda update, state: None,
 ) -> Run:
     """Train one seed and evaluate it, with compilation timed apart from running.
 
@@ -86,6 +90,8 @@ def run_training(
         evaluate_every: updates between two evaluations, each saved as a checkpoint with its score; 0: only at the end.
         stop: asked after each update; true: save and return.
         debug_nans: stop at the first update that meets a number that is not finite, and name where it came from.
+        on_state: called after each update with its number and the state, which is good until this returns: the next update takes
+            its memory. In every process, where there are several.
 
     Raises:
         FloatingPointError: with ``debug_nans``.
@@ -96,6 +102,7 @@ def run_training(
     check_count("checkpoint_every", checkpoint_every, at_least=1)
     check_count("evaluate_every", evaluate_every, at_least=0)
     check_callable("on_update", on_update, "(update, metrics) -> None", takes=2)
+    check_callable("on_state", on_state, "(update, state) -> None", takes=2)
     hyperparams = hyperparams.check()
     if checkpoints is not None:
         checkpoints.check_run(config, hyperparams, seed)
@@ -157,6 +164,7 @@ def run_training(
                 log.sync()
                 checkpoints.save(state, float(score(state).mean()) if evaluated else None)
                 saved = update
+            on_state(update, state)
         report()
         jax.block_until_ready(state)
         run_seconds = time.perf_counter() - compiled

@@ -42,10 +42,24 @@ class TensorBoard:
         """Write update number ``update`` (from 1)."""
         named = scalars(update, metrics)
         step = int(named.pop("time/total_timesteps"))
+        writer = self._writer_from(step)
+        for name, value in named.items():
+            writer.add_scalar(name, value, step)
+
+    def show(self, step: int, file: Path) -> None:
+        """Show an animated picture of the policy after so many environment steps, as ``policy`` under Images."""
+        from PIL import Image
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        with Image.open(file) as picture:
+            width, height = picture.size
+        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=file.read_bytes())
+        self._writer_from(step).file_writer.add_summary(Summary(value=[Summary.Value(tag="policy", image=image)]), step)
+
+    def _writer_from(self, step: int) -> Any:
         if self._writer is None:
             from tensorboardX import SummaryWriter
 
             # A resumed run repeats the steps that the killed one took after its last checkpoint: their old points are removed.
             self._writer = SummaryWriter(self._directory, purge_step=step, flush_secs=5)
-        for name, value in named.items():
-            self._writer.add_scalar(name, value, step)
+        return self._writer

@@ -73,6 +73,12 @@ class WandB:
         named = scalars(update, metrics)
         self._run.log(named, step=int(named["time/total_timesteps"]), commit=True)
 
+    def show(self, step: int, file: Path) -> None:
+        """Log an animated picture of the policy after so many environment steps, as ``policy``."""
+        import wandb
+
+        self._run.log({"policy": wandb.Video(str(file), format="gif")}, step=step, commit=False)
+
 
 def _read_id(folder: Path) -> str | None:
     try:

@@ -3,21 +3,23 @@
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import gymnasium
 import jax
 import numpy as np
+from gymnasium import spaces
 from jaxtyping import Float, PRNGKeyArray, PyTree
 
 from jtrpo.envs.actions import environment_action
 from jtrpo.envs.gymnasium import PREFIX, HostEnvironment
 from jtrpo.envs.gymnax import DrawnState, GymnaxEnvironment
 from jtrpo.tools.fingerprint import environment_name
-from jtrpo.training.agent import make_agent
+from jtrpo.training.agent import Learned, make_agent
 from jtrpo.training.config import TrainConfig
-from jtrpo.training.state import TrainState
+from jtrpo.training.normalization import RunningStatistics
 
 _MOST_FRAMES = 200
 _MILLISECONDS = 50
@@ -27,6 +29,10 @@ _BY_GYMNAX = (  # drawn by gymnax's visualiser
     "Asterix-MinAtar", "Breakout-MinAtar", "Freeway-MinAtar", "SpaceInvaders-MinAtar",
     "Catch-bsuite", "FourRooms-misc", "MetaMaze-misc", "PointRobot-misc", "Pong-misc",
 )  # fmt: skip
+_NOT_DRAWN = (
+    "{!r} cannot be drawn: its observations are no images. Give the environment a method `render(state)` that returns a picture, "
+    "[height, width, 3] of uint8"
+)
 
 
 class Episode(NamedTuple):
@@ -48,9 +54,9 @@ class Episode(NamedTuple):
 
 
 def play(
-    config: TrainConfig, state: TrainState, key: PRNGKeyArray, *, deterministic: bool = True, most_steps: int = 1000
+    config: TrainConfig, state: Learned, key: PRNGKeyArray, *, deterministic: bool = True, most_steps: int = 1000
 ) -> Episode:
-    """Play one episode with the policy of a training.
+    """Play one episode with the policy of a training; see :func:`player` for several.
 
     Args:
         config: of the training.
@@ -62,11 +68,22 @@ def play(
     Raises:
         ValueError: vector environments on the host, which cannot be drawn; only Gymnasium's ids can.
     """
+    return player(config, deterministic=deterministic, most_steps=most_steps)(state, key)
+
+
+def player(
+    config: TrainConfig, *, deterministic: bool = True, most_steps: int = 1000
+) -> Callable[[Learned, PRNGKeyArray], Episode]:
+    """Build ``(state, key) -> Episode``, which compiles once for all states of a training.
+
+    Raises:
+        ValueError: as for :func:`play`.
+    """
     environment, agent = config.environment, make_agent(config)
     if isinstance(environment, HostEnvironment):
-        return _play_on_host(config, state, key, deterministic, most_steps)
+        return _player_on_host(config, deterministic, most_steps)
 
-    def step(carry: tuple, key: PRNGKeyArray) -> tuple[tuple, tuple]:
+    def step(state: Learned, carry: tuple, key: PRNGKeyArray) -> tuple[tuple, tuple]:
         observation, env_state, memory = carry
         action_key, env_key = jax.random.split(key)
         distribution, memory = agent.policy(state, jax.tree.map(lambda x: x[None], observation), memory)
@@ -77,55 +94,97 @@ def play(
         return (result.observation, result.state, memory), seen
 
     @jax.jit
-    def rollout(key: PRNGKeyArray) -> tuple:
+    def rollout(state: Learned, key: PRNGKeyArray) -> tuple:
         reset_key, key = jax.random.split(key)
         start = (*environment.reset(reset_key), agent.empty_memory(1))
-        return jax.lax.scan(step, start, jax.random.split(key, most_steps))[1]
+        return jax.lax.scan(partial(step, state), start, jax.random.split(key, most_steps))[1]
 
-    states, observations, reward, done = jax.device_get(rollout(key))
-    length = int(np.argmax(done)) + 1 if done.any() else most_steps
-    cut = lambda x: x[:length]  # noqa: E731
-    return Episode(jax.tree.map(cut, states), jax.tree.map(cut, observations), np.cumsum(cut(reward)), bool(done.any()))
+    def play(state: Learned, key: PRNGKeyArray) -> Episode:
+        states, observations, reward, done = jax.device_get(rollout(learned(state), key))
+        length = int(np.argmax(done)) + 1 if done.any() else most_steps
+        states, observations = jax.tree.map(lambda x: x[:length], (states, observations))
+        return Episode(states, observations, np.cumsum(reward[:length]), bool(done.any()))
+
+    return play
 
 
-def _play_on_host(
-    config: TrainConfig, state: TrainState, key: PRNGKeyArray, deterministic: bool, most_steps: int
-) -> Episode:
+def learned(state: Learned) -> Learned:
+    """What an agent acts on, on the host: the rest of a training's state may be large, or on other hosts."""
+    return _Learned(*jax.device_get([getattr(state, name) for name in _Learned._fields]))
+
+
+class _Learned(NamedTuple):
+    policy_params: PyTree
+    critic_params: PyTree
+    observation_statistics: RunningStatistics
+    target_statistics: RunningStatistics
+
+
+def _player_on_host(
+    config: TrainConfig, deterministic: bool, most_steps: int
+) -> Callable[[Learned, PRNGKeyArray], Episode]:
     if not isinstance(config.env, str) or not config.env.startswith(PREFIX):
         raise ValueError(
             f"{environment_name(config)} cannot be drawn; watch its policy in an environment by an id of Gymnasium with the same "
             "spaces, env='gymnasium:...'"
         )
+    env_id = config.env.removeprefix(PREFIX)
     agent, space = make_agent(config), config.environment.action_space
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     if sys.platform == "linux" and "DISPLAY" not in os.environ:
         os.environ.setdefault("MUJOCO_GL", "egl")  # without it MuJoCo needs a screen
-    environment: Any = gymnasium.make(config.env.removeprefix(PREFIX), render_mode="rgb_array")
 
     @jax.jit
-    def act(observation: PyTree, memory: PyTree, key: PRNGKeyArray) -> tuple[PyTree, PyTree]:
+    def act(state: Learned, observation: PyTree, memory: PyTree, key: PRNGKeyArray) -> tuple[PyTree, PyTree]:
         distribution, memory = agent.policy(state, jax.tree.map(lambda x: x[None], observation), memory)
         action = environment_action(
             space, distribution.mode() if deterministic else distribution.sample(key), config.squash
         )
         return jax.tree.map(lambda x: x[0], action), memory
 
-    reset_key, key = jax.random.split(key)
-    observation, _ = environment.reset(seed=int(jax.random.randint(reset_key, (), 0, 2**30)))
-    memory, returns, pictures, every, done = agent.empty_memory(1), [0.0], {}, 1, False
-    while not done and len(returns) <= most_steps:
-        step = len(returns) - 1
-        if step % every == 0:
-            pictures[step] = environment.render()
-        if len(pictures) > _MOST_FRAMES:  # an episode's length is not known beforehand
-            every *= 2
-            pictures = {step: picture for step, picture in pictures.items() if step % every == 0}
-        action, memory = act(jax.tree.map(np.asarray, observation), memory, jax.random.fold_in(key, step))
-        observation, reward, terminated, truncated, _ = environment.step(jax.device_get(action))
-        returns.append(returns[-1] + float(reward))
-        done = terminated or truncated
-    environment.close()
-    return Episode((), (), np.array(returns[1:]), done, pictures)
+    def play(state: Learned, key: PRNGKeyArray) -> Episode:
+        state = learned(state)
+        environment: Any = gymnasium.make(env_id, render_mode="rgb_array")
+        reset_key, key = jax.random.split(key)
+        observation, _ = environment.reset(seed=int(jax.random.randint(reset_key, (), 0, 2**30)))
+        memory, returns, pictures, every, done = agent.empty_memory(1), [0.0], {}, 1, False
+        while not done and len(returns) <= most_steps:
+            step = len(returns) - 1
+            if step % every == 0:
+                pictures[step] = environment.render()
+            if len(pictures) > _MOST_FRAMES:  # an episode's length is not known beforehand
+                every *= 2
+                pictures = {step: picture for step, picture in pictures.items() if step % every == 0}
+            action, memory = act(state, jax.tree.map(np.asarray, observation), memory, jax.random.fold_in(key, step))
+            observation, reward, terminated, truncated, _ = environment.step(jax.device_get(action))
+            returns.append(returns[-1] + float(reward))
+            done = terminated or truncated
+        environment.close()
+        return Episode((), (), np.array(returns[1:]), done, pictures)
+
+    return play
+
+
+def check_drawable(config: TrainConfig) -> None:
+    """Raise where :func:`save_animation` could not draw the environment.
+
+    Raises:
+        ImportError: classic control, and its drawing package is missing.
+        ValueError: nothing draws it.
+    """
+    environment = config.environment
+    if isinstance(environment, HostEnvironment):
+        _player_on_host(config, deterministic=True, most_steps=1)
+        return
+    name = environment.env.name if isinstance(environment, GymnaxEnvironment) else None
+    space = environment.observation_space
+    images = isinstance(space, spaces.Box) and len(space.shape) in (2, 3)
+    if callable(getattr(environment, "render", None)) or name in _BY_GYMNAX:
+        return
+    if name in _CLASSIC:
+        _import_pygame()
+    elif not images:
+        raise ValueError(_NOT_DRAWN.format(environment))
 
 
 def check_animation(name: str, file: Path) -> None:
@@ -180,21 +239,12 @@ def _renderer(environment: Any, episode: Episode) -> Callable[[int], np.ndarray]
     if isinstance(episode.observations, np.ndarray) and episode.observations.ndim in (3, 4):
         images = _images(episode.observations)
         return _with_title(lambda step: images[step], episode)
-    raise ValueError(
-        f"{environment!r} cannot be drawn: its observations are no images. Give the environment a method `render(state)` that "
-        "returns a picture, [height, width, 3] of uint8"
-    )
+    raise ValueError(_NOT_DRAWN.format(environment))
 
 
 def _classic_control(name: str, params: Any, state: Callable[[int], PyTree]) -> Callable[[int], np.ndarray]:
     """As gymnax's visualiser does it, but with one gymnasium environment for all frames: it makes one for each."""
-    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
-    os.environ.setdefault("SDL_AUDIODRIVER", "dummy")  # SDL warns on machines without sound
-    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
-    try:
-        import pygame  # noqa: F401
-    except ImportError as error:
-        raise ImportError("classic control is drawn by pygame: pip install 'jtrpo[watch]'") from error
+    _import_pygame()
     from gymnax.visualize.vis_gym import get_gym_state, set_gym_params
 
     gymnasium_env: Any = gymnasium.make(name, render_mode="rgb_array")
@@ -209,6 +259,16 @@ def _classic_control(name: str, params: Any, state: Callable[[int], PyTree]) -> 
         return gymnasium_env.render()
 
     return draw
+
+
+def _import_pygame() -> None:
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    os.environ.setdefault("SDL_AUDIODRIVER", "dummy")  # SDL warns on machines without sound
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    try:
+        import pygame  # noqa: F401
+    except ImportError as error:
+        raise ImportError("classic control is drawn by pygame: pip install 'jtrpo[watch]'") from error
 
 
 def _by_gymnax(

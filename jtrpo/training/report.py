@@ -18,7 +18,7 @@ def undefined() -> float:
     return jnp.inf if jax.config.jax_debug_nans else jnp.nan
 
 
-def guarded(on_update: OnUpdate) -> OnUpdate:
+def guarded(on_update: OnUpdate, name: str = "on_update") -> OnUpdate:
     """The same, but it never raises: its first exception is logged, and from then on it is left alone.
 
     A broken picture must not end a training.
@@ -33,7 +33,7 @@ def guarded(on_update: OnUpdate) -> OnUpdate:
             on_update(update, metrics)
         except Exception:
             broken = True
-            logging.getLogger("jtrpo").exception("on_update failed and is not called again; training goes on")
+            logging.getLogger("jtrpo").exception(f"{name} failed and is not called again; training goes on")
 
     return call
 

@@ -16,9 +16,10 @@ from jtrpo.tools.checkpoint import Checkpoints, Restored
 from jtrpo.tools.console import resume_command, say
 from jtrpo.tools.distributed import check_same_settings, is_lead, join
 from jtrpo.tools.files import make_folder
+from jtrpo.tools.film import Film, Show
 from jtrpo.tools.plot import check_picture, learning_curve, save_figure
 from jtrpo.tools.progress import Progress
-from jtrpo.tools.run import EVALUATION_EPISODES, run_training
+from jtrpo.tools.run import EVALUATION_EPISODES, OnState, run_training
 from jtrpo.tools.settings import describe, versions
 from jtrpo.tools.stop import StopOnSignal
 from jtrpo.tools.tensorboard import TensorBoard
@@ -51,6 +52,9 @@ class Train:
     """Updates between two evaluations, each saved as a checkpoint with its score; 0: only at the end."""
     keep: int = 3
     """Newest checkpoints to keep, besides the best by evaluation."""
+    watch_every: int = 0
+    """Updates between two animated pictures of an episode, in the run's folder and in the loggers (environments that can be
+    drawn); 0: none."""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Go on from the newest whole checkpoint of the folder, or begin where there is none yet."""
     tensorboard: Path | None = None
@@ -94,17 +98,20 @@ class Train:
                 restored = _restore(checkpoints, self.resume)
             elif self.resume:
                 raise ValueError("resume needs the folder to go on from; give --checkpoint-dir")
+            folder = None if checkpoints is None else checkpoints.directory
+            listener, shown = self._listeners(config, hyperparams, folder, stack)
             run = run_training(
                 config,
                 self.seed,
                 hyperparams,
-                self._listener(config, hyperparams, None if checkpoints is None else checkpoints.directory, stack),
+                listener,
                 checkpoints=checkpoints,
                 restored=restored,
                 checkpoint_every=self.checkpoint_every,
                 evaluate_every=self.evaluate_every,
                 stop=stop,
                 debug_nans=self.debug_nans,
+                on_state=self._film(config, folder, shown),
             )
         if run.summary is None:
             update = f"{int(run.state.update)} of {config.num_updates}"
@@ -118,29 +125,43 @@ class Train:
         check_seed("seed", self.seed)
         check_count("checkpoint_every", self.checkpoint_every, at_least=1)
         check_count("evaluate_every", self.evaluate_every, at_least=0)
+        check_count("watch_every", self.watch_every, at_least=0)
+        if self.watch_every and self.checkpoint_dir is None:
+            raise ValueError("watch_every needs a folder for its pictures; give --checkpoint-dir")
         if self.plot is not None:
             check_picture("plot", self.plot)
         if self.tensorboard is not None:
             make_folder(self.tensorboard, "tensorboard")
         check_count("devices", self.devices, at_least=0)
 
-    def _listener(
+    def _listeners(
         self, config: TrainConfig, hyperparams: Hyperparams, folder: Path | None, stack: ExitStack
-    ) -> OnUpdate:
-        """Progress and the loggers that were asked for, as one function; ``stack`` closes them."""
+    ) -> tuple[OnUpdate, list[Show]]:
+        """Progress and the loggers that were asked for, as one function, and where these show pictures; ``stack`` closes them."""
         progress = Progress(config, self.seed, quiet=self.quiet or not is_lead())
         listeners: list[OnUpdate] = [stack.enter_context(progress)]
+        shown: list[Show] = []
         if self.tensorboard is not None and is_lead():
-            listeners.append(guarded(stack.enter_context(TensorBoard(self.tensorboard))))
+            tensorboard = stack.enter_context(TensorBoard(self.tensorboard))
+            listeners.append(guarded(tensorboard))
+            shown.append(tensorboard.show)
         if self.wandb is not None and is_lead():
             wandb = WandB(config, hyperparams, self.seed, folder=folder, resume=self.resume, project=self.wandb)
             listeners.append(guarded(stack.enter_context(wandb)))
+            shown.append(wandb.show)
 
         def report(update: int, metrics: Metrics) -> None:
             for listener in listeners:
                 listener(update, metrics)
 
-        return report
+        return report, shown
+
+    def _film(self, config: TrainConfig, folder: Path | None, shown: list[Show]) -> OnState:
+        """What draws the policy while it learns; an error there must not end a training."""
+        if not self.watch_every or folder is None or not is_lead():
+            return lambda update, state: None
+        film = Film(config, self.watch_every, folder / "film", jax.random.key(self.seed), shown)
+        return guarded(film, "drawing the policy")
 
     def _exit_after(self, received: signal.Signals, update: str) -> NoReturn:
         say(f"stopped by {received.name} after update {update}")
