@@ -96,7 +96,7 @@ def test_there_are_notebooks():
 
 
 # The others compile many trainings, and what they show is tested elsewhere.
-WHOLE = {"quickstart", "compose", "does_the_line_search_matter"}
+WHOLE = {"compose"}
 
 
 def whole_or_long(path):

@@ -63,8 +63,8 @@ class Head(nn.Module):
 
     def _box(self, size: int, features: Float[Array, "... H"]) -> Distribution:
         if self.box_distribution == "beta":
-            # The variance on (-1, 1) is 1 / (2 alpha + 1) where alpha = beta, both above 1: at most that of 1 + softplus(0).
-            above_one = max(0.5 * np.exp(-2.0 * self.initial_log_std) - 1.5, np.log(2.0))
+            # The variance on (-1, 1) is 1 / (2 alpha + 1) where alpha = beta: at most that of 1 + softplus(0).
+            above_one = np.clip(0.5 * np.exp(-2.0 * self.initial_log_std) - 1.5, np.log(2.0), 1e6)
             bias = above_one + np.log(-np.expm1(-above_one))  # where softplus has that value
             parameters = 1.0 + nn.softplus(_last_layer(2 * size, bias)(features))
             return Beta(*jnp.split(parameters, 2, axis=-1))

@@ -35,6 +35,7 @@ def test_a_small_table_is_measured_and_drawn(tmp_path, monkeypatch, capsys):
     assert picture.stat().st_size > 10_000
 
 
+@pytest.mark.long
 def test_the_accelerator_table_has_environments_and_seeds_and_the_time_to_solve(tmp_path, monkeypatch):
     file = tmp_path / "rows.json"
     monkeypatch.setattr(accelerator, "SOLVED_AT", {"Catch-bsuite": -2.0})  # at once

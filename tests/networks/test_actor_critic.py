@@ -30,6 +30,16 @@ def test_gaussian_log_std_is_one_parameter_of_the_action_not_of_the_state():
     assert float(jnp.abs(distribution.mean).max()) < 0.1
 
 
+@pytest.mark.parametrize(("log_std", "expected"), [(-3.0, -3.0), (-1.0, -1.0), (5.0, -0.74), (-50.0, -7.25)])
+def test_a_beta_begins_as_wide_as_asked_where_it_can_be(log_std, expected):
+    head = Head(spaces.Box(-1.0, 1.0, (2,)), "beta", initial_log_std=log_std)
+    alpha, beta = head.apply(head.init(jax.random.key(0), jnp.zeros((1, 3))), jnp.ones((1, 3)))
+    np.testing.assert_array_equal(alpha, beta)
+    np.testing.assert_allclose(
+        -0.5 * np.log(2 * alpha + 1), expected, atol=0.01
+    )  # variance on (-1, 1): 1 / (2 alpha + 1)
+
+
 def test_hidden_weights_are_orthogonal_with_gain_root_two():
     params = CriticNetwork(Encoder(BOX, hidden_sizes=(8, 8))).init(jax.random.key(0), jnp.zeros((3,)))
     kernel = params["params"]["encoder"]["Torso_0"]["MLP_0"]["Dense_1"]["kernel"]

@@ -176,7 +176,7 @@ def environments_on_the_host_know_no_devices():
     on_the_host()
 
 
-@slow
+@long
 def memory_and_reuse_know_no_devices_on_the_host():
     on_the_host(memory="gru", reuse=2, critic_minibatches=2)
 

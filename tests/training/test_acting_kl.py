@@ -45,7 +45,7 @@ def assert_within(acting, metrics):
         pytest.param(
             "Pendulum-v1",
             {"box_distribution": "state_dependent_gaussian", "hidden_sizes": ()},
-            marks=pytest.mark.slow,
+            marks=pytest.mark.long,
         ),
         (
             "MountainCarContinuous-v0",

@@ -237,6 +237,7 @@ def test_memory_and_reuse_train_on_the_host_too():
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(state.env_state.memory))
 
 
+@pytest.mark.slow
 def test_a_step_that_only_begins_an_episode_empties_the_memory_and_learning_is_the_same_to_the_bit():
     settings = {"memory": "gru", "total_timesteps": 108}
     one, other = (trained(mode, **settings)[1] for mode in (AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP))
