@@ -81,10 +81,10 @@ def export_policy(
     (batch,) = export.symbolic_shape("N")
     shaped = lambda x: jax.ShapeDtypeStruct((batch, *x.shape[1:]), jax.dtypes.canonicalize_dtype(x.dtype))  # noqa: E731
     symbolic = {name: jax.tree.map(shaped, value) if name != "key" else value for name, value in inputs.items()}
-    exported = export.export(jax.jit(act), platforms=PLATFORMS)(*symbolic.values())
-    results = jax.tree.unflatten(exported.out_tree, exported.out_avals)
+    results = jax.eval_shape(act, *symbolic.values())
     outputs = dict(zip(("action", "next_memory"), results if "memory" in inputs else (results,), strict=False))
     if format == "stablehlo":
+        exported = export.export(jax.jit(act), platforms=PLATFORMS)(*symbolic.values())
         atomic_write(path, lambda part: part.write_bytes(exported.serialize()))
     else:
         _write_onnx(path, act, symbolic, outputs)

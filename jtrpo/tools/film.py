@@ -6,6 +6,7 @@ from pathlib import Path
 import jax
 from jaxtyping import PRNGKeyArray
 
+from jtrpo.core.check import check_count
 from jtrpo.tools.files import make_folder
 from jtrpo.tools.watch import check_drawable, player, save_animation
 from jtrpo.training.agent import Learned
@@ -28,7 +29,8 @@ class Film:
         shown: also called with each picture.
 
     Raises:
-        ValueError: the environment cannot be drawn, or the folder not be written to.
+        ImportError: classic control, and its drawing package is missing.
+        ValueError: ``every`` is below 1, the environment cannot be drawn, or the folder not be written to.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class Film:
         key: PRNGKeyArray | None = None,
         shown: Sequence[Show] = (),
     ):
+        check_count("every", every, at_least=1)
         check_drawable(config)
         self._folder = make_folder(folder, "folder")
         self._config, self._every, self._shown = config, every, shown

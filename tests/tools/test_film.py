@@ -41,6 +41,12 @@ def test_what_cannot_be_drawn_is_refused_before_training(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_number_of_updates_below_one_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"every must be .*; got 0"):
+        Film(CONFIG, 0, tmp_path / "film")
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_command_needs_a_folder(capsys):
     with pytest.raises(SystemExit):
         main(["train", "CartPole-v1", "--watch-every", "5"])
