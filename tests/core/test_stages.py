@@ -31,11 +31,11 @@ def test_the_gradient_is_that_of_any_objective(problem):
     params, batch = problem
     cost = jnp.arange(B) % 5.0
     objective = lambda distribution, batch: cost * distribution.entropy()  # noqa: E731
-    evaluation, gradient = jtrpo.linearize(policy, params, batch).value_and_gradient(
-        objective, mass=lambda *_: jnp.ones(B)
-    )
+    evaluation, gradient = jax.jit(
+        lambda p, b: jtrpo.linearize(policy, p, b).value_and_gradient(objective, mass=lambda *_: jnp.ones(B))
+    )(params, batch)
     mean = lambda p: jnp.average(cost * policy(p, batch.observation).entropy(), weights=batch.weight)  # noqa: E731
-    value, expected = jax.value_and_grad(mean)(params)
+    value, expected = jax.jit(jax.value_and_grad(mean))(params)
     np.testing.assert_allclose(evaluation.objective, value, rtol=1e-12)
     np.testing.assert_allclose(evaluation.more["mass"], 1.0, rtol=1e-12)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-14), gradient, expected)

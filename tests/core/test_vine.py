@@ -1,6 +1,7 @@
 """The two estimators against plain NumPy, and their gradients against the exact policy gradient of a tabular MDP."""
 
 import itertools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -100,7 +101,7 @@ def test_gradient_of_equation_15_is_the_policy_gradient(mdp):
     def objective(logits):
         return visits @ all_actions_objective(jtrpo.Categorical(logits), batch)
 
-    np.testing.assert_allclose(jax.grad(objective)(jnp.asarray(mdp.logits)), mdp.policy_gradient(), atol=1e-10)
+    np.testing.assert_allclose(jax.jit(jax.grad(objective))(mdp.logits), mdp.policy_gradient(), atol=1e-10)
 
 
 @pytest.mark.parametrize("branches", [2, 3, 5])
@@ -118,7 +119,7 @@ def test_gradient_of_equation_16_is_the_policy_gradient_times_k_minus_one_over_k
         return chance @ self_normalized_objective(jtrpo.Categorical(logits[state]), batch)
 
     expected = (branches - 1) / branches * mdp.policy_gradient()
-    np.testing.assert_allclose(jax.grad(objective)(jnp.asarray(mdp.logits)), expected, atol=1e-10)
+    np.testing.assert_allclose(jax.jit(jax.grad(objective))(mdp.logits), expected, atol=1e-10)
 
 
 # On top of trpo_update.
@@ -135,7 +136,8 @@ def test_an_update_improves_the_exact_return_and_keeps_the_trust_region(mdp, obj
     if objective is self_normalized_objective:  # as if each action had been sampled once from a uniform policy
         mdp = probes.TabularMDP(gamma=0.9, logits=np.zeros((3, 2)))
         batch = batch._replace(advantage=jnp.asarray(mdp.action_value()), weight=jnp.asarray(mdp.visits()))
-    params, info = jtrpo.trpo_update(policy, jnp.asarray(mdp.logits), batch, objective=objective, max_kl=0.05)
+    update = jax.jit(partial(jtrpo.trpo_update, policy, objective=objective, max_kl=0.05))
+    params, info = update(jnp.asarray(mdp.logits), batch)
     assert bool(info.accepted)
     assert 0.01 < float(info.kl) <= 0.05
     assert probes.TabularMDP(gamma=0.9, logits=np.asarray(params)).expected_return() > mdp.expected_return() + 0.1
@@ -143,10 +145,9 @@ def test_an_update_improves_the_exact_return_and_keeps_the_trust_region(mdp, obj
 
 def test_the_unit_of_the_values_does_not_matter_when_normalised(mdp):
     batch = jtrpo.Batch(jnp.eye(3), every(3, 2), jnp.asarray(mdp.action_value()))
-    update = lambda b: jtrpo.trpo_update(policy, jnp.asarray(mdp.logits), b, objective=all_actions_objective)[0]  # noqa: E731
-    np.testing.assert_allclose(
-        update(batch), update(batch._replace(advantage=500.0 * batch.advantage + 7.0)), rtol=1e-6
-    )
+    update = jax.jit(partial(jtrpo.trpo_update, policy, objective=all_actions_objective))
+    params, other = jnp.asarray(mdp.logits), batch._replace(advantage=500.0 * batch.advantage + 7.0)
+    np.testing.assert_allclose(update(params, batch)[0], update(params, other)[0], rtol=1e-6)
 
 
 def test_normalised_values_have_a_spread_of_one_within_states_and_constants_become_zero(case):
@@ -164,12 +165,11 @@ def test_devices_agree_with_the_whole(mdp):
     rng = np.random.default_rng(0)
     observation, value = jnp.asarray(rng.normal(size=(8, 3))), jnp.asarray(rng.normal(size=(8, 2)))
     batch = jtrpo.Batch(observation, every(8, 2), value)
-    whole, _ = jtrpo.trpo_update(policy, jnp.asarray(mdp.logits), batch, objective=all_actions_objective)
+    params, update = jnp.asarray(mdp.logits), partial(jtrpo.trpo_update, policy, objective=all_actions_objective)
+    whole, _ = jax.jit(update)(params, batch)
     parts = jax.tree.map(lambda x: jnp.reshape(x, (2, 4, *x.shape[1:])), batch)
-    update = lambda b: jtrpo.trpo_update(  # noqa: E731
-        policy, jnp.asarray(mdp.logits), b, objective=all_actions_objective, axis_name="i"
-    )[0]
-    np.testing.assert_allclose(jax.vmap(update, axis_name="i")(parts)[0], whole, rtol=1e-9)
+    apart, _ = jax.jit(jax.vmap(partial(update, axis_name="i"), in_axes=(None, 0), axis_name="i"))(params, parts)
+    np.testing.assert_allclose(apart[0], whole, rtol=1e-9)
 
 
 @pytest.mark.parametrize(

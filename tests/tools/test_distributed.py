@@ -100,7 +100,7 @@ def test_two_processes_end_like_one_with_as_many_devices(together, tmp_path):
 
 
 # EnvPool takes a step to begin an episode, during which others of the process go on: here no episode ends meanwhile.
-HOST = ["gymnasium:CartPole-v1", pytest.param("envpool:Pendulum-v1", marks=needs_envpool)]
+HOST = ["gymnasium:CartPole-v1", pytest.param("envpool:Pendulum-v1", marks=[needs_envpool, pytest.mark.long])]
 
 
 @pytest.mark.parametrize("env", HOST)

@@ -133,7 +133,7 @@ def fractions_of_a_batch_memory_and_reuse_know_no_devices():
     three_updates_are_those_of_one(memory="gru", reuse=3, **FRACTIONS, **costly())
 
 
-@slow
+@long
 def a_memory_of_ones_own_and_the_largest_kl_know_no_devices_where_adam_fits_the_critic():
     own = networks(averaging, hidden=(8,))
     common = {"reuse": 3, "critic_minibatches": 2, "fisher_fraction": 0.4, "constraint": "kl_max"}
