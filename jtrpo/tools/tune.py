@@ -1,0 +1,347 @@
+"""Settings that find themselves: many short trainings begin, and by successive halving the better ones go on."""
+
+import itertools
+import json
+import logging
+import math
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from gymnasium import spaces
+from jaxtyping import PRNGKeyArray
+
+from jtrpo.core.check import check_count, check_seed
+from jtrpo.envs.gymnasium import HostEnvironment
+from jtrpo.tools.files import atomic_write, make_folder
+from jtrpo.tools.settings import describe
+from jtrpo.training.config import TrainConfig
+from jtrpo.training.host.trainer import HostTrainer, check_evaluation, trainer_for
+from jtrpo.training.hyperparams import Hyperparams
+from jtrpo.training.keys import keys_for
+from jtrpo.training.state import TrainState
+from jtrpo.training.tuned import tuned
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+EPISODES = 32
+"""Greedy episodes by which each policy is scored."""
+
+KEPT = 3
+"""One setting of so many goes on after each round, for so many times as long."""
+
+NEAR = 4.0
+"""Numbers are drawn within this factor of what ships."""
+
+RESULTS_FILE = "search.json"
+
+Setting = dict[str, Any]
+"""What a training differs in from what ships for its environment, by name."""
+
+
+class Search(NamedTuple):
+    """What a search found.
+
+    Attributes:
+        settings: every setting that was tried; the first of each group has the numbers that ship.
+        scores: mean greedy return of each after each round, ``[rounds, settings]``; NaN where it had not come so far.
+        best: the setting with the highest score after the last round.
+        fresh: mean greedy return of ``best`` and of what ships on each fresh seed, ``[2, seeds]``.
+    """
+
+    settings: list[Setting]
+    scores: np.ndarray
+    best: Setting
+    fresh: np.ndarray
+
+    @property
+    def gain(self) -> tuple[float, float]:
+        """By how much ``best`` is better than what ships on fresh seeds, and the standard error of that."""
+        found, shipped = self.fresh
+        error = math.sqrt((found.var(ddof=1) + shipped.var(ddof=1)) / found.size)
+        return float(found.mean() - shipped.mean()), error
+
+
+def tune(
+    env: Any,
+    vary: Mapping[str, Sequence[Any]] | None = None,
+    *,
+    total_timesteps: int | None = None,
+    candidates: int = 27,
+    seeds: int = 4,
+    seed: int = 0,
+    directory: str | Path | None = None,
+    report: Callable[[str], Any] = lambda line: None,
+) -> Search:
+    """Search for settings by successive halving (Jamieson and Talwalkar 2016, https://arxiv.org/abs/1502.07943).
+
+    Numbers are drawn around those that ship for the environment: ``max_kl``, the horizons ``1 / (1 - gamma)`` and
+    ``1 / (1 - gae_lambda)`` and what limits the critic's steps, each within a factor of four, and in half of the draws an entropy
+    bonus. After each round the best third by the mean greedy return over seeds goes on, for three times as long, until at most
+    three settings are left, which train to the end. Environments in JAX train under two ``vmap``, over settings and seeds, all of
+    a group in one compiled call; those on the host train one after another, and begin new episodes with each round. Then the best
+    and what ships are trained on fresh seeds, twice as many.
+
+    Args:
+        env: environment id, or an environment.
+        vary: values to try, by the name of a setting. Of static settings every combination is a group, which is compiled by
+            itself. ``None``: a half and a quarter of the ``num_steps`` that ship, and over a Box an ``initial_log_std`` of 0 and
+            of -1.
+        total_timesteps: environment steps of a whole training; ``None``: what ships.
+        candidates: settings to begin with.
+        seeds: trainings of each.
+        seed: of the draws and of the trainings.
+        directory: where to save what is done; a search of the same settings that is there goes on. ``None``: nowhere.
+        report: called with a line after each round.
+
+    Raises:
+        TypeError: an unknown setting, or a value of the wrong type.
+        ValueError: a value out of range, fewer candidates than groups, or a folder that holds another search.
+    """
+    check_count("candidates", candidates, at_least=2)
+    check_count("seeds", seeds, at_least=2)
+    check_seed("seed", seed)
+    budget = {} if total_timesteps is None else {"total_timesteps": total_timesteps}
+    groups = _groups(env, vary, budget)
+    if candidates < len(groups):
+        raise ValueError(f"candidates must be at least {len(groups)}, one for each combination; got {candidates}")
+    rng = np.random.default_rng(seed)
+    for number in range(candidates):
+        groups[number % len(groups)].draw(rng, vary or {})
+    settings = [each for group in groups for each in group.settings]
+    ships = describe(*tuned(env, **budget))
+    record = _Record(directory, {"settings": settings, "seeds": seeds, "seed": seed, **ships})
+
+    first = np.cumsum([0, *(len(group.settings) for group in groups)])
+    key, fresh_key = jax.random.split(jax.random.key(seed))
+    keys = jax.random.split(key, seeds)
+    rounds = max(1, math.ceil(math.log(candidates, KEPT) - 1e-9))
+    scores, alive = np.full((rounds, candidates), np.nan), np.arange(candidates)
+    for number, row in enumerate(scores):
+        for index, group in enumerate(groups):
+            mine = alive[(alive >= first[index]) & (alive < first[index + 1])] - first[index]
+            if mine.size:
+                go_on = partial(group.go_on, mine, KEPT ** (number + 1 - rounds), keys)
+                returns = record.of(f"round {number + 1}, group {index + 1}", go_on)
+                row[first[index] + mine] = np.nan_to_num(returns.mean(axis=1), nan=-np.inf)
+        order = alive[np.argsort(-row[alive], kind="stable")]
+        report(
+            f"round {number + 1} of {rounds}: {alive.size} settings, {row[order[0]]:.1f} by {listed(settings[order[0]])}"
+        )
+        alive = np.sort(order[: math.ceil(alive.size / KEPT)])
+    best = settings[order[0]]
+    fresh = []
+    for name, setting in (("found", best), ("shipped", {})):
+        static = {key: value for key, value in setting.items() if key not in Hyperparams._fields}
+        whole = _Group(env, budget, static, [setting])
+        train = partial(whole.go_on, np.arange(1), 1.0, jax.random.split(fresh_key, 2 * seeds))
+        fresh.append(record.of(f"fresh seeds, {name}", train)[0])
+        report(f"{2 * seeds} fresh seeds, {name}: {fresh[-1].mean():.1f}, worst {fresh[-1].min():.1f}")
+    return Search(settings, scores, {**budget, **best}, np.array(fresh))
+
+
+def _groups(env: Any, vary: Mapping[str, Sequence[Any]] | None, budget: Setting) -> "list[_Group]":
+    """One group for each combination of the static settings to try; numbers among them are left to the draws."""
+    config, _ = tuned(env, **budget)
+    if vary is None:
+        vary = {"num_steps": sorted({max(1, config.num_steps // part) for part in (1, 2, 4)}, reverse=True)}
+        if isinstance(config.environment.action_space, spaces.Box) and config.box_distribution == "gaussian":
+            vary["initial_log_std"] = (0.0, -1.0)
+    for name, values in vary.items():
+        if isinstance(values, str) or not isinstance(values, Sequence) or not values:
+            raise TypeError(f"vary must give a list of values for {name}; got {values!r}")
+    static = [name for name in vary if name not in Hyperparams._fields]
+    combinations = itertools.product(*(vary[name] for name in static))
+    return [_Group(env, budget, dict(zip(static, each, strict=True))) for each in combinations]
+
+
+@dataclass
+class _Group:
+    """Settings that differ in numbers only, and their trainings."""
+
+    env: Any
+    budget: Setting
+    static: Setting
+    settings: list[Setting] = field(default_factory=list)
+    alive: np.ndarray = field(default_factory=lambda: np.arange(0))
+    """Settings that are in training."""
+    states: Any = None
+    """Of these, ``[settings, seeds]``."""
+    updates: int = 0
+
+    def __post_init__(self) -> None:
+        # Numbers do not change the program; that they go with the rest is checked where they are drawn.
+        self.config, self.shipped = tuned(self.env, **self.budget, **self.static)
+        self.trainer = trainer_for(self.config)
+        if isinstance(self.config.environment, HostEnvironment):
+            check_evaluation(self.config.environment)
+
+    def draw(self, rng: np.random.Generator, vary: Mapping[str, Sequence[Any]]) -> None:
+        """Add a setting."""
+        given = {name: vary[name][int(rng.integers(len(vary[name])))] for name in vary if name in Hyperparams._fields}
+        drawn = _near(rng, self.shipped, self.config) if self.settings else {}
+        numbers = {**drawn, **given}
+        self.shipped._replace(**numbers).check()
+        self.settings.append({**numbers, **self.static})
+
+    def go_on(self, alive: np.ndarray, share: float, keys: PRNGKeyArray) -> np.ndarray:
+        """Train some of the settings until a share of the whole is done; their returns ``[settings, seeds]``."""
+        if self.states is None:  # the first round, or what came before it was read from a file
+            self.states, self.updates = self._begin([self.numbers(self.settings[i]) for i in alive], keys), 0
+        else:
+            self.states = jax.tree.map(lambda x: x[np.searchsorted(self.alive, alive)], self.states)
+        self.alive = alive
+        target = max(self.updates, round(self.config.num_updates * share), 1)
+        self.states, returns = self._train(self.states, target - self.updates, keys)
+        self.updates = target
+        return np.asarray(returns, float)
+
+    def numbers(self, setting: Setting) -> Hyperparams:
+        """Those that ship, with those of a setting."""
+        return self.shipped._replace(**{name: setting[name] for name in setting if name in Hyperparams._fields})
+
+    def _begin(self, numbers: list[Hyperparams], keys: PRNGKeyArray) -> TrainState:
+        if isinstance(self.trainer, HostTrainer):
+            return _stacked([_stacked([self.trainer.init(key, each) for key in keys]) for each in numbers])
+        over_seeds = jax.vmap(self.trainer.init, (0, None))
+        return jax.jit(jax.vmap(over_seeds, (None, 0)))(keys, _stacked(numbers))
+
+    def _train(self, states: TrainState, updates: int, keys: PRNGKeyArray) -> tuple[TrainState, Any]:
+        """Some more updates for each, and mean greedy returns."""
+        trainer = self.trainer
+
+        def score(state: TrainState, key: PRNGKeyArray) -> Any:
+            return trainer.evaluate(state, *keys_for(key, "score"), EPISODES).mean()
+
+        if isinstance(trainer, HostTrainer):
+            trained, returns = [], []
+            with _environments_may_begin_anew():
+                for i, j in np.ndindex(len(self.alive), len(keys)):
+                    state = jax.tree.map(lambda x: x[i, j], states)  # noqa: B023
+                    for _ in range(updates):
+                        state, _ = trainer.step(state)
+                    trained.append(state)
+                    returns.append(score(state, keys[j]))
+            trainer.close()
+            shape = (len(self.alive), len(keys))
+            states = jax.tree.map(lambda x: x.reshape(shape + x.shape[1:]), _stacked(trained))
+            return states, np.reshape(returns, shape)
+
+        def run(state: TrainState, key: PRNGKeyArray) -> tuple[TrainState, Any]:
+            state, _ = jax.lax.scan(lambda state, _: (trainer.step(state)[0], None), state, length=updates)
+            return state, score(state, key)
+
+        return jax.jit(jax.vmap(jax.vmap(run), (0, None)))(states, keys)
+
+
+def _stacked(trees: list[Any]) -> Any:
+    return jax.tree.map(lambda *x: jnp.stack([jnp.asarray(each) for each in x]), *trees)
+
+
+@contextmanager
+def _environments_may_begin_anew() -> Iterator[None]:
+    """Without the warning of a trainer on the host that is given one training's state after another's."""
+    log = logging.getLogger("jtrpo")
+    quiet = lambda record: not record.msg.startswith("environments on the host")  # noqa: E731
+    log.addFilter(quiet)
+    try:
+        yield
+    finally:
+        log.removeFilter(quiet)
+
+
+def _near(rng: np.random.Generator, shipped: Hyperparams, config: TrainConfig) -> Setting:
+    """Numbers around those that ship, of three digits."""
+    near = lambda x: float(f"{x * NEAR ** rng.uniform(-1, 1):.3g}")  # noqa: E731
+    horizon = lambda discount: round(max(0.0, 1 - near(1 - float(discount))), 8)  # noqa: E731
+    limit = "critic_learning_rate" if config.critic == "adam" else "critic_max_change"
+    numbers = {
+        "max_kl": near(float(shipped.max_kl)),
+        "gamma": horizon(shipped.gamma),
+        "gae_lambda": horizon(shipped.gae_lambda),
+        limit: near(float(getattr(shipped, limit))),
+    }
+    return {**numbers, "entropy_coefficient": near(0.01)} if rng.random() < 0.5 else numbers
+
+
+class _Record:
+    """What was measured, in a file where there is a folder for it."""
+
+    def __init__(self, directory: str | Path | None, search: dict[str, Any]):
+        self.file = None if directory is None else make_folder(directory, "directory") / RESULTS_FILE
+        self.search, self.known = json.loads(json.dumps(search)), {}
+        if self.file is None or not self.file.exists():
+            return
+        try:
+            there = json.loads(self.file.read_text(encoding="utf-8"))
+            searched, self.known = there["search"], dict(there["returns"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{str(self.file)!r} is damaged; remove it, or choose another folder") from error
+        if searched != self.search:
+            different = [name for name in self.search if searched.get(name) != self.search[name]]
+            raise ValueError(
+                f"directory={str(directory)!r} holds a search with other {' and '.join(different)}; choose another folder"
+            )
+
+    def of(self, name: str, measure: Callable[[], np.ndarray]) -> np.ndarray:
+        """What ``measure`` returns, or returned in an earlier process."""
+        if name not in self.known:
+            self.known[name] = measure().tolist()
+            if self.file is not None:
+                text = json.dumps({"search": self.search, "returns": self.known}) + "\n"
+                atomic_write(self.file, lambda file: file.write_text(text, encoding="utf-8"))
+        return np.array(self.known[name])
+
+
+def listed(setting: Setting) -> str:
+    """A setting in words."""
+    return ", ".join(f"{name} {value}" for name, value in setting.items()) or "what ships"
+
+
+def train_command(env: str, setting: Setting) -> str:
+    """What to type in order to train with a setting."""
+    typed = ["jtrpo", "train", env]
+    for name, value in setting.items():
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            typed.append(f"--{option}" if value else f"--no-{option}")
+        else:
+            typed += [f"--{option}", *map(str, value if isinstance(value, tuple | list) else [value])]
+    return shlex.join(typed)
+
+
+def table(search: Search, most: int = 10) -> str:
+    """The best settings in Markdown, those that came furthest first."""
+    rounds = len(search.scores)
+    last = [np.flatnonzero(~np.isnan(column))[-1] for column in search.scores.T]
+    order = sorted(range(len(last)), key=lambda i: (-last[i], -search.scores[last[i], i]))
+    lines = [
+        "| setting | " + " | ".join(f"round {number + 1}" for number in range(rounds)) + " |",
+        "|---" * (rounds + 1) + "|",
+    ]
+    for i in order[:most]:
+        scores = ["" if np.isnan(score) else f"{score:.1f}" for score in search.scores[:, i]]
+        lines.append(f"| {listed(search.settings[i])} | {' | '.join(scores)} |")
+    return "\n".join(lines)
+
+
+def draw_scores(search: Search, axes: "Axes") -> "Axes":
+    """Draw each setting's mean greedy return after each round, the best one in colour."""
+    shares = [KEPT ** (number + 1.0 - len(search.scores)) for number in range(len(search.scores))]
+    for index, column in enumerate(search.scores.T):
+        best = index == np.nanargmax(search.scores[-1])
+        axes.plot(
+            shares, column, ".-", color="C1" if best else "0.7", zorder=2 if best else 1, label="best" if best else None
+        )
+    axes.set(xscale="log", xlabel="share of the training", ylabel="mean greedy return")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return axes
