@@ -1,10 +1,11 @@
 """sb3-contrib's TRPO with rl-zoo3's tuned settings; runs where sb3-contrib is installed, and needs nothing of jtrpo.
 
-    python3 -m venv sb3 && sb3/bin/pip install sb3-contrib
+    python3 -m venv sb3 && sb3/bin/pip install sb3-contrib 'gymnasium[mujoco]'
     sb3/bin/python benchmarks/peers/sb3.py CartPole-v1 --seeds 10 --out DIR
 
-writes ``DIR/ENV.json``: the mean greedy return of every seed over 128 episodes, at half the budget and at all of it. Constant
-learning rates make the run to half the budget the first half of the whole one.
+writes ``DIR/ENV.json``: the mean greedy return of every seed over 128 episodes (MuJoCo's robots: 32), at half the budget and at
+all of it. Constant learning rates make the run to half the budget the first half of the whole one. Seeds that are there already
+are not trained again.
 
 Settings: https://github.com/DLR-RM/rl-baselines3-zoo, hyperparams/trpo.yml.
 """
@@ -14,8 +15,12 @@ import json
 import time
 from pathlib import Path
 
-BUDGET = {"MountainCarContinuous-v0": 50_000}
-NORMALIZED = {"Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0"}
+ROBOT = {
+    "n_steps": 1024, "batch_size": 128, "cg_max_steps": 25, "cg_damping": 0.1, "n_critic_updates": 20, "learning_rate": 1e-3,
+}  # fmt: skip
+ROBOTS = {"HalfCheetah-v5": {**ROBOT, "target_kl": 0.04}, "Hopper-v5": ROBOT, "Walker2d-v5": ROBOT}
+BUDGET = {"MountainCarContinuous-v0": 50_000, **dict.fromkeys(ROBOTS, 1_000_000)}
+NORMALIZED = {"Acrobot-v1", "MountainCar-v0", "MountainCarContinuous-v0", *ROBOTS}
 SETTINGS = {
     "CartPole-v1": {
         "n_steps": 512, "batch_size": 512, "cg_damping": 1e-3, "gae_lambda": 0.98, "learning_rate": 1e-3, "n_critic_updates": 20,
@@ -24,8 +29,9 @@ SETTINGS = {
     "Acrobot-v1": {"n_steps": 1024},
     "MountainCar-v0": {"n_steps": 1024, "n_critic_updates": 20},
     "MountainCarContinuous-v0": {"n_steps": 2048, "use_sde": True, "sde_sample_freq": 4},
+    **ROBOTS,
 }  # fmt: skip
-EPISODES = 128
+EPISODES = {env: 32 if env in ROBOTS else 128 for env in SETTINGS}
 
 
 def train(env: str, seed: int, total: int) -> dict:
@@ -41,7 +47,7 @@ def train(env: str, seed: int, total: int) -> dict:
         if env in NORMALIZED:
             games = VecNormalize(games, training=False, norm_reward=False)
             games.obs_rms = envs.obs_rms
-        return float(np.mean(evaluate_policy(model, games, EPISODES, deterministic=True)[0]))
+        return float(np.mean(evaluate_policy(model, games, EPISODES[env], deterministic=True)[0]))
 
     settings = {"gamma": 0.99, **SETTINGS[env]}
     envs = make_vec_env(env, n_envs=2, seed=seed)
@@ -75,8 +81,9 @@ def main() -> None:
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
     for env in options.envs:
-        runs = []
-        for seed in range(options.seeds):
+        file = options.out / f"{env}.json"
+        runs = json.loads(file.read_text())["runs"] if file.exists() else []
+        for seed in range(len(runs), options.seeds):
             runs.append(train(env, seed, BUDGET.get(env, 100_000)))
             print(env, runs[-1], flush=True)
             entry = {
@@ -85,7 +92,7 @@ def main() -> None:
                 "settings": SETTINGS[env],
                 "runs": runs,
             }
-            (options.out / f"{env}.json").write_text(json.dumps(entry, indent=1) + "\n")
+            file.write_text(json.dumps(entry, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -121,8 +121,8 @@ class TrainConfig:
             diagonal.
 
     Attributes: Critic
-        critic: ``"adam"``, or ``"gauss_newton"``: second-order steps in a trust region on the values.
-        critic_epochs: passes over the batch in each critic fit: of Adam, or Gauss-Newton steps (one or two are plenty).
+        critic: ``"gauss_newton"``, second-order steps in a trust region on the values, or ``"adam"``.
+        critic_epochs: Gauss-Newton steps in each critic fit, or Adam's passes over the batch; ``None``: 2 steps, 10 passes.
         critic_minibatches: Adam steps per pass; must divide the batch, or with a memory the environments.
         critic_fraction: share of the batch on which the ``"gauss_newton"`` critic's products are taken, in (0, 1].
 
@@ -194,8 +194,8 @@ class TrainConfig:
     fisher_fraction: float = 1.0
     preconditioner: str | None = None
 
-    critic: str = "adam"
-    critic_epochs: int = 10
+    critic: str = "gauss_newton"
+    critic_epochs: int | None = None
     critic_minibatches: int = 4
     critic_fraction: float = 1.0
 
@@ -210,13 +210,14 @@ class TrainConfig:
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, to_python(getattr(self, field.name)))
         for name in (
-            "total_timesteps", "num_envs", "num_steps", "reuse", "cg_iterations", "max_backtracks", "critic_epochs",
-            "critic_minibatches", "gsde_interval", "vine_states", "vine_length",
+            "total_timesteps", "num_envs", "num_steps", "reuse", "cg_iterations", "max_backtracks", "critic_minibatches",
+            "gsde_interval", "vine_states", "vine_length",
         ):  # fmt: skip
             check_count(name, getattr(self, name), at_least=1)
         check_count("vine_branches", self.vine_branches, at_least=2)
-        if self.chunk_size is not None:
-            check_count("chunk_size", self.chunk_size, at_least=1)
+        for name in ("chunk_size", "critic_epochs"):
+            if getattr(self, name) is not None:
+                check_count(name, getattr(self, name), at_least=1)
         for name in (
             "shared_torso", "normalize_observations", "scale_rewards", "normalize_advantages", "normalize_values"
         ):  # fmt: skip
@@ -277,6 +278,11 @@ class TrainConfig:
         own = [self.policy_network, self.critic_network]
         built_in = self.memory is not None and None in own
         return built_in or any(each is not None and each.empty_memory is not None for each in own)
+
+    @property
+    def fit_epochs(self) -> int:
+        """``critic_epochs``, or what it stands for."""
+        return self.critic_epochs or (10 if self.critic == "adam" else 2)
 
     @property
     def trunk_size(self) -> int:

@@ -59,7 +59,7 @@ def test_envs_lists_what_can_be_trained(capsys):
         (["train", "CartPole-v1", "--num-envs", "x"], ["num-envs", "x"]),
         (["train"], ["ENV"]),
         (["envs", "zzz"], ["no id has 'zzz'"]),
-        (["tran"], ["tran", "train, evaluate"]),
+        (["tran"], ["tran", "train, tune, evaluate"]),
     ],
 )
 def test_wrong_input_exits_with_2_and_a_message_without_traceback(arguments, words, capsys):
