@@ -191,13 +191,13 @@ class TrainConfig:
     constraint: str = "kl"
     cg_iterations: int = 10
     max_backtracks: int = 10
-    fisher_fraction: float = 1.0
+    fisher_fraction: float = 0.25
     preconditioner: str | None = None
 
     critic: str = "gauss_newton"
     critic_epochs: int | None = None
     critic_minibatches: int = 4
-    critic_fraction: float = 1.0
+    critic_fraction: float = 0.25
 
     constraint_method: str | None = None
 

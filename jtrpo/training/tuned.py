@@ -13,8 +13,8 @@ from typing import Any
 from jtrpo.training.config import TrainConfig
 from jtrpo.training.hyperparams import Hyperparams
 
-_SHRINKING = {"anneal": ("max_kl",)}
-"""A trust region that shrinks: large steps at first, and a policy that settles at the end."""
+_SHRINKING = {"anneal": ("max_kl",), "fisher_fraction": 1.0, "critic_fraction": 1.0}
+"""A trust region that shrinks: large steps at first, and a policy that settles at the end; products on the whole batch."""
 
 _REMEMBERING = {"total_timesteps": 200_000, "memory": "gru", "hidden_sizes": (64,)}
 """For what a single observation does not tell."""
@@ -83,6 +83,7 @@ TUNED: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
     "GaussianBandit-misc": (_REMEMBERING, {"max_kl": 0.01}),
     "MemoryChain-bsuite": ({**_REMEMBERING, "total_timesteps": 100_000}, {"max_kl": 0.01}),
     "MetaMaze-misc": ({"total_timesteps": 200_000}, {}),
+    "Ant": ({**_ROBOT, "initial_log_std": -1.0}, {"max_kl": 0.03}),
     "HalfCheetah": ({**_ROBOT, "initial_log_std": -1.0}, {"max_kl": 0.03, "gae_lambda": 0.9}),
     "Hopper": (_ROBOT, {"max_kl": 0.04, "gamma": 0.995}),
     "Walker2d": (_ROBOT, {"max_kl": 0.04}),
