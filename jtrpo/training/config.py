@@ -121,8 +121,8 @@ class TrainConfig:
             diagonal.
 
     Attributes: Critic
-        critic: ``"gauss_newton"``, second-order steps in a trust region on the values, or ``"adam"``.
-        critic_epochs: Gauss-Newton steps in each critic fit, or Adam's passes over the batch; ``None``: 2 steps, 10 passes.
+        critic: ``"adam"``, or ``"gauss_newton"``: second-order steps in a trust region on the values.
+        critic_epochs: passes over the batch in each critic fit: of Adam, or Gauss-Newton steps; ``None``: 10 of Adam, 2 steps.
         critic_minibatches: Adam steps per pass; must divide the batch, or with a memory the environments.
         critic_fraction: share of the batch on which the ``"gauss_newton"`` critic's products are taken, in (0, 1].
 
@@ -194,7 +194,7 @@ class TrainConfig:
     fisher_fraction: float = 0.25
     preconditioner: str | None = None
 
-    critic: str = "gauss_newton"
+    critic: str = "adam"
     critic_epochs: int | None = None
     critic_minibatches: int = 4
     critic_fraction: float = 0.25

@@ -13,8 +13,14 @@ from typing import Any
 from jtrpo.training.config import TrainConfig
 from jtrpo.training.hyperparams import Hyperparams
 
-_SHRINKING = {"anneal": ("max_kl",), "fisher_fraction": 1.0, "critic_fraction": 1.0}
-"""A trust region that shrinks: large steps at first, and a policy that settles at the end; products on the whole batch."""
+_SHRINKING = {
+    "critic": "gauss_newton",
+    "critic_epochs": 2,
+    "critic_fraction": 1.0,
+    "fisher_fraction": 1.0,
+    "anneal": ("max_kl",),
+}
+"""A second-order critic, and a trust region that shrinks: large steps at first, and a policy that settles at the end."""
 
 _REMEMBERING = {"total_timesteps": 200_000, "memory": "gru", "hidden_sizes": (64,)}
 """For what a single observation does not tell."""
