@@ -9,7 +9,7 @@ pytest.importorskip("envpool")
 pytest.importorskip("mujoco")
 from benchmarks import constrained, mujoco
 
-SMALL = {"hidden_sizes": [8], "num_envs": 2, "num_steps": 64, "critic_epochs": 1}
+SMALL = {"hidden_sizes": [8], "num_envs": 2, "num_steps": 64, "critic_epochs": 1, "critic": "gauss_newton"}
 
 
 @pytest.mark.slow

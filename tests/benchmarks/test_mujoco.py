@@ -9,7 +9,7 @@ pytest.importorskip("envpool")
 import jtrpo
 from benchmarks import mujoco
 
-SMALL = {"hidden_sizes": [8], "num_envs": 2, "num_steps": 64}
+SMALL = {"hidden_sizes": [8], "num_envs": 2, "num_steps": 64, "critic_minibatches": 1}
 
 
 def test_what_ships_is_what_is_measured():

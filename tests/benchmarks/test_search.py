@@ -22,7 +22,7 @@ def test_every_draw_is_a_setting_that_can_be_built():
 def test_a_search_writes_what_it_tried_and_scores_it_by_mean_and_spread(tmp_path, monkeypatch, capsys, traced):
     traced(search)
     file = tmp_path / "tried.jsonl"
-    small = {"num_envs": 4, "num_steps": 8, "hidden_sizes": (4,), "critic_epochs": 1}
+    small = {"num_envs": 4, "num_steps": 8, "hidden_sizes": (4,), "critic": "gauss_newton", "critic_epochs": 1}
     monkeypatch.setattr(search, "draw_config", lambda rng, box: small)
     arguments = [
         "Catch-bsuite",

@@ -44,7 +44,9 @@ def test_training_ends_with_a_life_and_clips_evaluation_plays_for_the_score():
 
 @pytest.mark.slow
 def test_two_updates_and_an_evaluation_that_does_not_disturb_them():
-    config = jtrpo.TrainConfig("atari:Breakout", num_envs=2, num_steps=8, hidden_sizes=(8,), total_timesteps=32)
+    config = jtrpo.TrainConfig(
+        "atari:Breakout", num_envs=2, num_steps=8, hidden_sizes=(8,), total_timesteps=32, critic_minibatches=1
+    )
     trainer = jtrpo.make_host_trainer(config)
     state = trainer.init(jax.random.key(0))
     for _ in range(2):

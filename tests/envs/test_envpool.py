@@ -12,7 +12,7 @@ from jtrpo.envs.gymnasium import HostVector
 from jtrpo.tools.cli import main
 from jtrpo.tools.watch import play
 
-SMALL = {"num_envs": 2, "num_steps": 16, "total_timesteps": 96, "hidden_sizes": (4,)}
+SMALL = {"num_envs": 2, "num_steps": 16, "total_timesteps": 96, "hidden_sizes": (4,), "critic_minibatches": 1}
 
 
 def test_without_the_package_the_extra_is_named(monkeypatch):

@@ -8,7 +8,7 @@ from jtrpo.envs.gymnax import environment_ids
 from jtrpo.training.rollout import Trajectory, collect, reset
 
 NEEDS_A_DOWNLOAD = "MNISTBandit-bsuite"
-SMALL = {"num_envs": 2, "num_steps": 8, "hidden_sizes": (8,), "critic_epochs": 1}
+SMALL = {"num_envs": 2, "num_steps": 8, "hidden_sizes": (8,), "critic_epochs": 1, "critic_minibatches": 1}
 
 
 EVERY_ID = sorted(set(environment_ids()) - {NEEDS_A_DOWNLOAD})

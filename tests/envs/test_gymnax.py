@@ -95,7 +95,7 @@ def test_drawn_parameters_differ_among_environments_change_with_each_episode_and
 @pytest.mark.long
 def test_one_policy_balances_every_drawn_length_and_that_of_one_length_does_not():
     env, lengths = gymnax.make("CartPole-v1")[0], jnp.array([0.25, 0.5, 0.75, 1.0])
-    critic = {"critic_epochs": 1, "fisher_fraction": 0.1, "critic_fraction": 0.1}
+    critic = {"critic": "gauss_newton", "critic_epochs": 1, "fisher_fraction": 0.1, "critic_fraction": 0.1}
     settings = {"total_timesteps": 100_000, "num_envs": 64, "num_steps": 32, "anneal": ("max_kl",), **critic}
 
     def returns(params):

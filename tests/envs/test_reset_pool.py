@@ -29,7 +29,7 @@ class Numbered:
         return jnp.stack([state["number"], state["step"].astype(float)])
 
 
-CONFIG = jtrpo.TrainConfig(Numbered(), num_envs=4, num_steps=16, hidden_sizes=(4,), reset_pool=3)
+CONFIG = jtrpo.TrainConfig(Numbered(), num_envs=4, num_steps=16, hidden_sizes=(4,), reset_pool=3, critic_minibatches=1)
 
 
 def test_episodes_begin_at_starts_of_the_pool_which_is_another_one_in_each_collection_of_each_seed():

@@ -127,7 +127,7 @@ def as_space(space, value):
 def test_two_updates(env_id):
     needs(env_id)
     with jax.numpy_rank_promotion("allow"):
-        settings = {"num_envs": 4, "num_steps": 8, "hidden_sizes": (8,), "critic_epochs": 1}
+        settings = {"num_envs": 4, "num_steps": 8, "hidden_sizes": (8,), "critic": "gauss_newton", "critic_epochs": 1}
         trainer = jtrpo.make_trainer(jtrpo.TrainConfig(env_id, **settings))
         step = jax.jit(trainer.step)
         state = jax.jit(trainer.init)(jax.random.key(0))

@@ -33,9 +33,7 @@ def draw(rng, draws):
 
 @pytest.mark.parametrize("group", [0, *(pytest.param(n, marks=pytest.mark.long) for n in range(1, len(SETTINGS)))])
 def test_no_draw_breaks_a_parameter_or_the_trust_region(group, request):
-    config = jtrpo.TrainConfig(
-        num_envs=2, hidden_sizes=(8,), critic_minibatches=1, **{"critic": "adam", **SETTINGS[group]}
-    )
+    config = jtrpo.TrainConfig(num_envs=2, hidden_sizes=(8,), critic_minibatches=1, **SETTINGS[group])
     draws, updates = (340, 40) if request.config.getoption("--long") else (64, 8)
     trainer = jtrpo.make_trainer(config)
     numbers = jax.tree.map(lambda x: jnp.broadcast_to(x, (draws,)), draw(np.random.default_rng(group), draws))

@@ -94,5 +94,5 @@ def test_an_option_is_taken_or_refused_with_a_message_and_exit_code_2(name, text
 
 
 def test_the_largest_and_smallest_settings_that_are_taken_make_a_configuration():
-    config = jtrpo.TrainConfig("CartPole-v1", total_timesteps=10**15, num_envs=1, num_steps=1)
+    config = jtrpo.TrainConfig("CartPole-v1", total_timesteps=10**15, num_envs=1, num_steps=1, critic_minibatches=1)
     assert config.num_updates == 10**15

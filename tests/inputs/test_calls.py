@@ -15,7 +15,7 @@ from jtrpo.training.keys import keys_for
 from jtrpo.training.normalization import init_statistics, normalize, update_statistics
 from tests import probes
 
-SMALL = {"num_envs": 4, "num_steps": 4, "hidden_sizes": (4,), "critic_epochs": 1}
+SMALL = {"num_envs": 4, "num_steps": 4, "hidden_sizes": (4,), "critic_epochs": 1, "critic_minibatches": 1}
 CONFIG = jtrpo.TrainConfig(probes.TruncatedOnly(probes.DISCRETE), total_timesteps=32, **SMALL)
 TRAINER = jtrpo.make_trainer(CONFIG)
 

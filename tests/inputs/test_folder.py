@@ -337,7 +337,7 @@ class Gain(probes.TwoSteps):
 
 
 def of(env):
-    return describe(jtrpo.TrainConfig(env, num_envs=2, num_steps=4))
+    return describe(jtrpo.TrainConfig(env, num_envs=2, num_steps=4, critic_minibatches=1))
 
 
 def test_environments_are_told_apart_in_words_and_never_by_an_address():

@@ -16,7 +16,7 @@ from jtrpo.envs.check import canonical
 from jtrpo.networks.torso import Torso, channels_first, is_image
 from tests import probes
 
-SMALL = {"num_envs": 2, "num_steps": 2, "hidden_sizes": (8,), "critic_epochs": 1}
+SMALL = {"num_envs": 2, "num_steps": 2, "hidden_sizes": (8,), "critic_epochs": 1, "critic_minibatches": 1}
 BOX = spaces.Box(-1.0, 1.0, (2,))
 
 

@@ -24,7 +24,7 @@ from jtrpo.training.rollout import staggered_resets
 from tests import probes
 from tests.training.test_host import act, room
 
-SMALL = {"num_envs": 2, "num_steps": 2, "hidden_sizes": (8,), "critic_epochs": 1}
+SMALL = {"num_envs": 2, "num_steps": 2, "hidden_sizes": (8,), "critic_epochs": 1, "critic_minibatches": 1}
 
 
 @pytest.mark.parametrize("num_envs", [7, 65_536])
@@ -268,7 +268,7 @@ with warnings.catch_warnings():
     import envpool
     env = envpool.make_gymnasium("HalfCheetah-v4", num_envs=2, seed=1)
     other = envpool.make_gymnasium("HalfCheetah-v4", num_envs=2, seed=2)
-    config = jtrpo.TrainConfig((env, other), num_envs=2, num_steps=8, hidden_sizes=(4,), critic_epochs=1)
+    config = jtrpo.TrainConfig((env, other), num_envs=2, num_steps=8, hidden_sizes=(4,), critic_epochs=1, critic_minibatches=1)
 trainer = jtrpo.make_host_trainer(config)
 state, metrics = trainer.step(trainer.init(jax.random.key(0)))
 trainer.evaluate(state, jax.random.key(1), 2, max_steps=5)

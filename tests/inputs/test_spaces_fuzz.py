@@ -58,7 +58,7 @@ NUMBERS = [
 ]
 NAMES = ["a", "b c", "x/y", "", "é", "action_mask", "0"]
 SEEN = 4
-POOL = {"num_envs": 2, "num_steps": 2, "hidden_sizes": (4,), "critic_epochs": 1}
+POOL = {"num_envs": 2, "num_steps": 2, "hidden_sizes": (4,), "critic_epochs": 1, "critic_minibatches": 1}
 
 
 @st.composite

@@ -30,7 +30,7 @@ NUMBERS = jtrpo.Hyperparams(max_kl=0.01, critic_learning_rate=3e-3)
 
 
 def config(env, **settings):
-    small = {"num_envs": 16, "num_steps": 8, "hidden_sizes": (8,), "critic_epochs": 1}
+    small = {"num_envs": 16, "num_steps": 8, "hidden_sizes": (8,), "critic_epochs": 1, "critic_minibatches": 1}
     return jtrpo.TrainConfig(env=env, **{**small, "total_timesteps": 128 * 30, **settings})
 
 

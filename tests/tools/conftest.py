@@ -7,13 +7,7 @@ from jtrpo.tools.checkpoint import Checkpoints
 from jtrpo.tools.run import run_training
 
 CONFIG = jtrpo.TrainConfig(
-    "CartPole-v1",
-    total_timesteps=640,
-    num_envs=4,
-    num_steps=16,
-    hidden_sizes=(4,),
-    env_metrics=("discount",),
-    critic="adam",
+    "CartPole-v1", total_timesteps=640, num_envs=4, num_steps=16, hidden_sizes=(4,), env_metrics=("discount",)
 )
 
 

@@ -10,7 +10,9 @@ from jtrpo.tools.watch import play
 from tests.probes import DISCRETE
 from tests.tools.test_watch import Countdown, Drawn
 
-CONFIG = jtrpo.TrainConfig(Drawn(DISCRETE), num_envs=2, num_steps=8, total_timesteps=80, hidden_sizes=(4,))
+CONFIG = jtrpo.TrainConfig(
+    Drawn(DISCRETE), num_envs=2, num_steps=8, total_timesteps=80, hidden_sizes=(4,), critic_minibatches=2
+)
 
 
 def test_every_so_many_updates_there_is_a_picture_of_the_policy_of_that_update(tmp_path):

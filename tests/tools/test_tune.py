@@ -11,7 +11,7 @@ from jtrpo.tools.cli import main
 from jtrpo.tools.tune import table, train_command, tune
 from tests.probes import DISCRETE, MatchObservation
 
-TINY = {"num_envs": [2], "hidden_sizes": [(4,)], "num_steps": [8]}
+TINY = {"num_envs": [2], "critic_minibatches": [1], "hidden_sizes": [(4,)], "num_steps": [8]}
 BUDGET = 9 * 16
 
 

@@ -38,7 +38,9 @@ class Pictures(Countdown):
 
 
 def start(env, **settings):
-    config = jtrpo.TrainConfig(env, num_envs=2, num_steps=8, total_timesteps=16, hidden_sizes=(4,), **settings)
+    config = jtrpo.TrainConfig(
+        env, num_envs=2, num_steps=8, total_timesteps=16, hidden_sizes=(4,), critic_minibatches=2, **settings
+    )
     return config, jtrpo.make_trainer(config).init(jax.random.key(0))
 
 

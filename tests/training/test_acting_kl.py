@@ -14,7 +14,7 @@ from jtrpo.tools.checkpoint import Checkpoints
 from jtrpo.training.trainer import make_collect
 from tests import probes
 
-SMALL = {"num_envs": 8, "num_steps": 16, "hidden_sizes": (8,), "critic_epochs": 1}
+SMALL = {"num_envs": 8, "num_steps": 16, "hidden_sizes": (8,), "critic_epochs": 1, "critic_minibatches": 1}
 UPDATES = 5
 
 
@@ -50,7 +50,7 @@ def assert_within(acting, metrics):
         (
             "MountainCarContinuous-v0",
             {
-                "box_distribution": "tanh_gaussian", "shared_torso": True, "normalize_values": True,
+                "box_distribution": "tanh_gaussian", "critic": "gauss_newton", "shared_torso": True, "normalize_values": True,
                 "fisher_fraction": 0.25,
             },
         ),

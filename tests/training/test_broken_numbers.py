@@ -50,7 +50,7 @@ def finite(tree):
 @functools.cache
 def faulty(**settings):
     """A state, and the program of an update together with what it collects."""
-    config = jtrpo.TrainConfig(Faulty(), num_envs=8, num_steps=16, hidden_sizes=(8,), **{"critic": "adam", **settings})
+    config = jtrpo.TrainConfig(Faulty(), num_envs=8, num_steps=16, hidden_sizes=(8,), critic_minibatches=2, **settings)
     trainer = jtrpo.make_trainer(config)
     update = jax.jit(lambda state: (*trainer.step(state), make_collect(config)(state)))
     return jax.jit(trainer.init)(jax.random.key(0)), update

@@ -47,7 +47,7 @@ class Tempting:
 
 
 def config_of(method, env=None, **settings):
-    small = {"num_envs": 16, "num_steps": 16, "hidden_sizes": (4,), "critic_epochs": 1}
+    small = {"num_envs": 16, "num_steps": 16, "hidden_sizes": (4,), "critic": "gauss_newton", "critic_epochs": 1}
     return jtrpo.TrainConfig(env or Tempting(), **{**small, **settings}, constraint_method=method)
 
 

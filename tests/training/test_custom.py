@@ -15,14 +15,7 @@ from jtrpo.training.custom import check_advantages
 from jtrpo.training.trainer import make_collect
 from tests.training.own_networks import KINDS, averaging, networks
 
-SIZES = {
-    "num_envs": 4,
-    "num_steps": 8,
-    "critic": "adam",
-    "critic_epochs": 2,
-    "critic_minibatches": 2,
-    "total_timesteps": 64,
-}
+SIZES = {"num_envs": 4, "num_steps": 8, "critic_epochs": 2, "critic_minibatches": 2, "total_timesteps": 64}
 OWN = networks(averaging, hidden=(8,))
 
 

@@ -149,7 +149,7 @@ def test_an_endless_episode_counts_with_its_return_so_far():
     assert played.return_sum.tolist() == [3, 303]
 
 
-SMALL = {"num_envs": 2, "num_steps": 18, "total_timesteps": 108, "hidden_sizes": (4,)}
+SMALL = {"num_envs": 2, "num_steps": 18, "total_timesteps": 108, "hidden_sizes": (4,), "critic_minibatches": 1}
 
 
 def trained(mode, **settings):

@@ -22,14 +22,7 @@ class Walk(probes.Probe):
 
 
 def config(**settings):
-    small = {
-        "num_envs": 4,
-        "num_steps": 8,
-        "hidden_sizes": (6,),
-        "critic": "adam",
-        "critic_epochs": 2,
-        "critic_minibatches": 2,
-    }
+    small = {"num_envs": 4, "num_steps": 8, "hidden_sizes": (6,), "critic_epochs": 2, "critic_minibatches": 2}
     return jtrpo.TrainConfig(env=Walk(probes.DISCRETE), total_timesteps=32, **{**small, **settings})
 
 

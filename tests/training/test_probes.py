@@ -43,7 +43,7 @@ def train(env, updates, **settings):
         normalize_observations=False,
         scale_rewards=False,
         critic_epochs=4,
-        **{"critic": "adam", **settings},
+        **settings,
     )
     hyperparams = jtrpo.Hyperparams(max_kl=0.01, gamma=GAMMA, critic_learning_rate=1e-2)
     state, metrics = jtrpo.make_train(config)(jax.random.key(0), hyperparams)

@@ -44,7 +44,7 @@ def test_a_sample_of_an_older_policy_weighs_at_most_so_much():
 
 
 def config(**settings):
-    common = {"num_envs": 8, "num_steps": 8, "hidden_sizes": (8,), "critic_epochs": 1}
+    common = {"num_envs": 8, "num_steps": 8, "hidden_sizes": (8,), "critic": "gauss_newton", "critic_epochs": 1}
     return jtrpo.TrainConfig("CartPole-v1", total_timesteps=256, **{**common, **settings})
 
 

@@ -9,7 +9,7 @@ from tests import probes
 
 
 def config(**settings):
-    small = {"num_envs": 16, "num_steps": 8, "hidden_sizes": (8,), "critic_epochs": 1}
+    small = {"num_envs": 16, "num_steps": 8, "hidden_sizes": (8,), "critic_epochs": 1, "critic_minibatches": 1}
     env = probes.MatchObservation(probes.DISCRETE)
     return jtrpo.TrainConfig(env=env, **{**small, "total_timesteps": 128 * 40, **settings})
 
@@ -22,6 +22,7 @@ def test_a_schedule_is_followed_and_reported_and_the_other_settings_train_as_wel
         anneal=("critic_max_change",),
         constraint="kl_max",
         preconditioner="diagonal",
+        critic="gauss_newton",
         normalize_values=True,
         shared_torso=True,
     )

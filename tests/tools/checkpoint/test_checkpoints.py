@@ -11,14 +11,7 @@ from jtrpo.tools.checkpoint.state import to_arrays
 from tests import probes
 
 CONFIG = jtrpo.TrainConfig(
-    "CartPole-v1",
-    total_timesteps=640,
-    num_envs=4,
-    num_steps=16,
-    hidden_sizes=(4,),
-    memory="gru",
-    critic="adam",
-    critic_minibatches=2,
+    "CartPole-v1", total_timesteps=640, num_envs=4, num_steps=16, hidden_sizes=(4,), memory="gru", critic_minibatches=2
 )
 
 
@@ -113,7 +106,7 @@ def test_a_run_may_be_made_longer_unless_something_is_annealed(tmp_path, states)
 
 def test_an_environment_object_is_given_again_where_a_run_is_loaded(tmp_path):
     env = probes.TruncatedOnly(probes.CONTINUOUS)
-    config = jtrpo.TrainConfig(env, num_envs=4, num_steps=8, hidden_sizes=(4,))
+    config = jtrpo.TrainConfig(env, num_envs=4, num_steps=8, hidden_sizes=(4,), critic_minibatches=1)
     with Checkpoints(tmp_path, config) as checkpoints:
         checkpoints.save(jtrpo.make_trainer(config).init(jax.random.key(0)))
     with pytest.raises(ValueError, match="give env="):
