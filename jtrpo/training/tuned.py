@@ -22,7 +22,7 @@ _SHRINKING = {
 }
 """A second-order critic, and a trust region that shrinks: large steps at first, and a policy that settles at the end."""
 
-_REMEMBERING = {"total_timesteps": 200_000, "memory": "gru", "hidden_sizes": (64,)}
+_REMEMBERING = {"total_timesteps": 200_000, "memory": "gru", "hidden_sizes": (64,), "fisher_fraction": 1.0}
 """For what a single observation does not tell."""
 
 _ROBOT = {
