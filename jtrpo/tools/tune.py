@@ -18,7 +18,7 @@ import numpy as np
 from gymnasium import spaces
 from jaxtyping import PRNGKeyArray
 
-from jtrpo.core.check import check_count, check_seed
+from jtrpo.core.check import check_count, check_seed, to_python
 from jtrpo.envs.gymnasium import HostEnvironment
 from jtrpo.tools.files import atomic_write, make_folder
 from jtrpo.tools.settings import describe
@@ -92,9 +92,9 @@ def tune(
 
     Args:
         env: environment id, or an environment.
-        vary: values to try, by the name of a setting. Of static settings every combination is a group, which is compiled by
-            itself. ``None``: a half and a quarter of the ``num_steps`` that ship, and over a Box an ``initial_log_std`` of 0 and
-            of -1.
+        vary: values to try, by the name of a setting; a single one holds for what ships, too. Of static settings every
+            combination is a group, which is compiled by itself. ``None``: a half and a quarter of the ``num_steps`` that ship,
+            and over a Box an ``initial_log_std`` of 0 and of -1.
         total_timesteps: environment steps of a whole training; ``None``: what ships.
         candidates: settings to begin with.
         seeds: trainings of each.
@@ -104,20 +104,29 @@ def tune(
 
     Raises:
         TypeError: an unknown setting, or a value of the wrong type.
-        ValueError: a value out of range, fewer candidates than groups, or a folder that holds another search.
+        ValueError: a value out of range, fewer candidates than groups, a limit on costs, of which returns say nothing, or a
+            folder that holds another search.
     """
     check_count("candidates", candidates, at_least=2)
     check_count("seeds", seeds, at_least=2)
     check_seed("seed", seed)
     budget = {} if total_timesteps is None else {"total_timesteps": total_timesteps}
+    vary = None if vary is None else _checked(vary)
+    fixed = {**budget, **{name: values[0] for name, values in (vary or {}).items() if len(values) == 1}}
+    config, shipped = tuned(env, **fixed)
+    if config.constraint_method is not None:
+        raise ValueError(
+            f"constraint_method={config.constraint_method!r} keeps costs within a limit; tune ranks by returns alone"
+        )
+    vary = _steps_and_spread(config) if vary is None else vary
     groups = _groups(env, vary, budget)
     if candidates < len(groups):
         raise ValueError(f"candidates must be at least {len(groups)}, one for each combination; got {candidates}")
     rng = np.random.default_rng(seed)
     for number in range(candidates):
-        groups[number % len(groups)].draw(rng, vary or {})
+        groups[number % len(groups)].draw(rng, vary)
     settings = [each for group in groups for each in group.settings]
-    ships = describe(*tuned(env, **budget))
+    ships = describe(config, shipped)
     record = _Record(directory, {"settings": settings, "seeds": seeds, "seed": seed, **ships})
 
     first = np.cumsum([0, *(len(group.settings) for group in groups)])
@@ -125,21 +134,23 @@ def tune(
     keys = jax.random.split(key, seeds)
     rounds = max(1, math.ceil(math.log(candidates, KEPT) - 1e-9))
     scores, alive = np.full((rounds, candidates), np.nan), np.arange(candidates)
+    turn = np.concatenate([np.arange(len(group.settings)) for group in groups])  # so that no group wins all ties
     for number, row in enumerate(scores):
         for index, group in enumerate(groups):
             mine = alive[(alive >= first[index]) & (alive < first[index + 1])] - first[index]
             if mine.size:
                 go_on = partial(group.go_on, mine, KEPT ** (number + 1 - rounds), keys)
                 returns = record.of(f"round {number + 1}, group {index + 1}", go_on)
-                row[first[index] + mine] = np.nan_to_num(returns.mean(axis=1), nan=-np.inf)
-        order = alive[np.argsort(-row[alive], kind="stable")]
+                mean = returns.mean(axis=1)
+                row[first[index] + mine] = np.where(np.isfinite(mean), mean, -np.inf)
+        order = alive[np.lexsort((turn[alive], -scores[max(number - 1, 0)][alive], -row[alive]))]
         report(
             f"round {number + 1} of {rounds}: {alive.size} settings, {row[order[0]]:.1f} by {listed(settings[order[0]])}"
         )
         alive = np.sort(order[: math.ceil(alive.size / KEPT)])
     best = settings[order[0]]
     fresh = []
-    for name, setting in (("found", best), ("shipped", {})):
+    for name, setting in (("found", best), ("shipped", {key: fixed[key] for key in fixed.keys() - budget.keys()})):
         static = {key: value for key, value in setting.items() if key not in Hyperparams._fields}
         whole = _Group(env, budget, static, [setting])
         train = partial(whole.go_on, np.arange(1), 1.0, jax.random.split(fresh_key, 2 * seeds))
@@ -148,16 +159,36 @@ def tune(
     return Search(settings, scores, {**budget, **best}, np.array(fresh))
 
 
-def _groups(env: Any, vary: Mapping[str, Sequence[Any]] | None, budget: Setting) -> "list[_Group]":
-    """One group for each combination of the static settings to try; numbers among them are left to the draws."""
-    config, _ = tuned(env, **budget)
-    if vary is None:
-        vary = {"num_steps": sorted({max(1, config.num_steps // part) for part in (1, 2, 4)}, reverse=True)}
-        if isinstance(config.environment.action_space, spaces.Box) and config.box_distribution == "gaussian":
-            vary["initial_log_std"] = (0.0, -1.0)
+def _checked(vary: Any) -> dict[str, list[Any]]:
+    """``vary`` with plain values, of settings that can be varied."""
+    if not isinstance(vary, Mapping):
+        raise TypeError(f"vary must be a dictionary, from names of settings to lists of values; got {vary!r}")
+    names = {*TrainConfig.__dataclass_fields__, *Hyperparams._fields} - {"env", "total_timesteps", "mesh"}
+    found = {}
     for name, values in vary.items():
+        if name not in names:
+            raise TypeError(f"vary names {name!r}, which is not a setting that can be varied")
         if isinstance(values, str) or not isinstance(values, Sequence) or not values:
             raise TypeError(f"vary must give a list of values for {name}; got {values!r}")
+        found[name] = [to_python(value) for value in values]
+        if name in Hyperparams._fields:
+            for value in found[name]:
+                Hyperparams(**{name: value}).check()
+    return found
+
+
+def _steps_and_spread(config: TrainConfig) -> dict[str, Sequence[Any]]:
+    """What to vary where nothing is named."""
+    vary: dict[str, Sequence[Any]] = {
+        "num_steps": sorted({max(1, config.num_steps // part) for part in (1, 2, 4)}, reverse=True)
+    }
+    if isinstance(config.environment.action_space, spaces.Box) and config.box_distribution == "gaussian":
+        vary["initial_log_std"] = (0.0, -1.0)
+    return vary
+
+
+def _groups(env: Any, vary: Mapping[str, Sequence[Any]], budget: Setting) -> "list[_Group]":
+    """One group for each combination of the static settings to try; numbers among them are left to the draws."""
     static = [name for name in vary if name not in Hyperparams._fields]
     combinations = itertools.product(*(vary[name] for name in static))
     return [_Group(env, budget, dict(zip(static, each, strict=True))) for each in combinations]
@@ -188,9 +219,7 @@ class _Group:
         """Add a setting."""
         given = {name: vary[name][int(rng.integers(len(vary[name])))] for name in vary if name in Hyperparams._fields}
         drawn = _near(rng, self.shipped, self.config) if self.settings else {}
-        numbers = {**drawn, **given}
-        self.shipped._replace(**numbers).check()
-        self.settings.append({**numbers, **self.static})
+        self.settings.append({**drawn, **given, **self.static})
 
     def go_on(self, alive: np.ndarray, share: float, keys: PRNGKeyArray) -> np.ndarray:
         """Train some of the settings until a share of the whole is done; their returns ``[settings, seeds]``."""
@@ -250,7 +279,7 @@ def _stacked(trees: list[Any]) -> Any:
 def _environments_may_begin_anew() -> Iterator[None]:
     """Without the warning of a trainer on the host that is given one training's state after another's."""
     log = logging.getLogger("jtrpo")
-    quiet = lambda record: not record.msg.startswith("environments on the host")  # noqa: E731
+    quiet = lambda record: not record.getMessage().startswith("environments on the host")  # noqa: E731
     log.addFilter(quiet)
     try:
         yield
@@ -269,7 +298,8 @@ def _near(rng: np.random.Generator, shipped: Hyperparams, config: TrainConfig) -
         "gae_lambda": horizon(shipped.gae_lambda),
         limit: near(float(getattr(shipped, limit))),
     }
-    return {**numbers, "entropy_coefficient": near(0.01)} if rng.random() < 0.5 else numbers
+    entropy = near(float(shipped.entropy_coefficient) or 0.01)
+    return {**numbers, "entropy_coefficient": entropy} if rng.random() < 0.5 else numbers
 
 
 class _Record:
@@ -277,16 +307,19 @@ class _Record:
 
     def __init__(self, directory: str | Path | None, search: dict[str, Any]):
         self.file = None if directory is None else make_folder(directory, "directory") / RESULTS_FILE
-        self.search, self.known = json.loads(json.dumps(search)), {}
-        if self.file is None or not self.file.exists():
+        self.known: dict[str, Any] = {}
+        if self.file is None:
+            return
+        self.search = json.loads(json.dumps(search, default=repr))
+        if not self.file.exists():
             return
         try:
             there = json.loads(self.file.read_text(encoding="utf-8"))
-            searched, self.known = there["search"], dict(there["returns"])
+            searched, self.known = dict(there["search"]), dict(there["returns"])
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{str(self.file)!r} is damaged; remove it, or choose another folder") from error
         if searched != self.search:
-            different = [name for name in self.search if searched.get(name) != self.search[name]]
+            different = [name for name in {**self.search, **searched} if searched.get(name) != self.search.get(name)]
             raise ValueError(
                 f"directory={str(directory)!r} holds a search with other {' and '.join(different)}; choose another folder"
             )

@@ -57,6 +57,18 @@ def test_a_third_goes_on_three_times_as_long_and_the_best_is_compared_on_fresh_s
     assert f"max_kl {search.best['max_kl']}" in rows[2]
 
 
+def test_no_group_wins_all_ties_and_what_is_not_finite_comes_last(monkeypatch):
+    score = lambda group, alive, share, keys: np.full((len(alive), len(keys)), -200.0)  # noqa: E731
+    monkeypatch.setattr(module._Group, "go_on", score)
+    search = tune("MountainCar-v0", {"num_steps": [2, 4, 8]}, candidates=27, seeds=2)
+    left = np.flatnonzero(~np.isnan(search.scores[1]))
+    assert [search.settings[i]["num_steps"] for i in left] == [2] * 3 + [4] * 3 + [8] * 3
+    broken = lambda group, alive, share, keys: np.where(np.arange(len(alive)) == 1, 0.0, np.inf)[:, None] * np.ones(2)  # noqa: E731
+    monkeypatch.setattr(module._Group, "go_on", broken)
+    search = tune("CartPole-v1", {"max_kl": [0.01, 0.02]}, candidates=3, seeds=2)
+    assert search.scores.tolist() == [[-np.inf, 0.0, -np.inf]]
+
+
 def test_draws_stay_near_what_ships_and_are_those_of_the_seed(made_up):
     draw = lambda **seed: tune("Pendulum-v1", candidates=54, seeds=2, **seed).settings  # noqa: E731
     settings = draw()
@@ -96,25 +108,15 @@ def test_a_search_goes_on_where_it_stopped_and_keeps_to_its_folder(made_up, tmp_
 
 
 def test_the_command_prints_how_to_train_with_what_it_found(made_up, tmp_path, capsys):
-    main(
-        [
-            "tune",
-            "CartPole-v1",
-            "--vary",
-            "num-steps=8",
-            "memory=gru",
-            "--candidates",
-            "9",
-            "--checkpoint-dir",
-            str(tmp_path),
-        ]
-    )
+    typed = ["tune", "CartPole-v1", "--vary", "num-steps=8,9", "--vary", "hidden_sizes=[16,16]", "--vary", "memory=gru"]
+    main([*typed, "--candidates", "9", "--checkpoint-dir", str(tmp_path)])
     out = capsys.readouterr().out
     assert "train with jtrpo train CartPole-v1 --max-kl 0.0" in out
-    assert out.rstrip().endswith("--num-steps 8 --memory gru")
+    assert "--hidden-sizes 16 16 --memory gru\n" in out
     assert (tmp_path / "table.md").read_text() in out
     assert (tmp_path / "scores.png").read_bytes().startswith(b"\x89PNG")
-    main(["tune", "CartPole-v1", "--vary", "num_steps=32", "max_kl=0.005", "--candidates", "3"])
+    assert made_up[-1][0] == {"hidden_sizes": (16, 16), "memory": "gru"}  # what ships, with what was fixed
+    main(["tune", "CartPole-v1", "--vary", "num_steps=32", "--vary", "max_kl=.005", "--candidates", "3"])
     assert "nothing was found that is better than what ships" in capsys.readouterr().out
     typed = train_command("E-v1", {"hidden_sizes": (8, 8), "scale_rewards": False, "memory": None, "max_kl": 0.1})
     assert typed == "jtrpo train E-v1 --hidden-sizes 8 8 --no-scale-rewards --memory None --max-kl 0.1"
@@ -124,7 +126,10 @@ def test_the_command_prints_how_to_train_with_what_it_found(made_up, tmp_path, c
     ("typed", "words"),
     [
         (["--vary", "num_steps"], "vary must be name=value,value,...; got 'num_steps'"),
-        (["--vary", "steps=3"], "steps"),
+        (["--vary", "steps=3"], "vary names 'steps', which is not a setting that can be varied"),
+        (["--vary", "total_timesteps=3,4"], "'total_timesteps', which is not"),
+        (["--vary", "max_kl=1", "--vary", "max_kl=2"], "vary names max_kl twice; give all of its values at once"),
+        (["--vary", "constraint_method=cpo"], "constraint_method"),
         (["--vary", "max_kl=-1"], "max_kl must be a finite number above 0; got -1"),
         (["--vary", "memory=gur"], "memory must be one of"),
         (

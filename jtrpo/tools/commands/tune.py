@@ -18,9 +18,9 @@ class Tune:
 
     env: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENV")]
     """Environment id, such as CartPole-v1; `jtrpo envs` lists them."""
-    vary: tuple[str, ...] = ()
-    """Values to try, as name=value,value,...: for each setting that is to differ from what ships, one value to fix it. Without:
-    num_steps, and over a Box initial_log_std. Numbers are drawn around those that ship."""
+    vary: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Values of a setting to try, as name=value,value,...; one value fixes it. Once for each setting. Without: num_steps, and
+    over a Box initial_log_std. Numbers are drawn around those that ship."""
     total_timesteps: int | None = None
     """Environment steps of a whole training, where not as many as ship."""
     candidates: int = 27
@@ -34,10 +34,14 @@ class Tune:
 
     def run(self) -> None:
         """Search, and print the table, the comparison and the command that trains with what was found."""
-        vary = dict(map(_parsed, self.vary)) or None
+        vary: dict[str, list[Any]] = {}
+        for name, values in map(_parsed, self.vary):
+            if name in vary:
+                raise ValueError(f"vary names {name} twice; give all of its values at once, as {name}=value,value,...")
+            vary[name] = values
         search = tune(
             self.env,
-            vary,
+            vary or None,
             total_timesteps=self.total_timesteps,
             candidates=self.candidates,
             seeds=self.seeds,
@@ -47,10 +51,6 @@ class Tune:
         )
         text = table(search)
         print(text)
-        if self.checkpoint_dir is not None:
-            (self.checkpoint_dir / "table.md").write_text(text + "\n")
-            save_figure(lambda axes: draw_scores(search, axes), self.checkpoint_dir / "scores.png")
-            print(f"see {self.checkpoint_dir}")
         gain, error = search.gain
         found, shipped = search.fresh.mean(axis=1)
         seeds = search.fresh.shape[1]
@@ -59,17 +59,26 @@ class Tune:
             print(f"train with {train_command(self.env, search.best)}")
         else:
             print("nothing was found that is better than what ships by more than two standard errors")
+        if self.checkpoint_dir is not None:
+            (self.checkpoint_dir / "table.md").write_text(text + "\n")
+            save_figure(lambda axes: draw_scores(search, axes), self.checkpoint_dir / "scores.png")
+            print(f"see {self.checkpoint_dir}")
 
 
 def _parsed(typed: str) -> tuple[str, list[Any]]:
     name, given, values = typed.partition("=")
     if not (name and given and values):
         raise ValueError(f"vary must be name=value,value,...; got {typed!r}")
-    return name.replace("-", "_"), [_value(each) for each in values.split(",")]
+    name = name.replace("-", "_")
+    try:  # numbers, and lists such as [64,64],[32]
+        found = json.loads(f"[{values}]")
+    except ValueError:
+        found = [_value(each) for each in values.split(",")]
+    return name, [tuple(each) if isinstance(each, list) else each for each in found]
 
 
 def _value(typed: str) -> Any:
     try:
-        return json.loads(typed)
+        return float(typed)  # .01, say
     except ValueError:
         return {"None": None, "True": True, "False": False}.get(typed, typed)
