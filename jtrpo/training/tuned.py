@@ -89,7 +89,7 @@ TUNED: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
     "GaussianBandit-misc": (_REMEMBERING, {"max_kl": 0.01}),
     "MemoryChain-bsuite": ({**_REMEMBERING, "total_timesteps": 100_000}, {"max_kl": 0.01}),
     "MetaMaze-misc": ({"total_timesteps": 200_000}, {}),
-    "Ant": ({**_ROBOT, "initial_log_std": -1.0}, {"max_kl": 0.03}),
+    "Ant": (_ROBOT, {"max_kl": 0.03}),
     "HalfCheetah": ({**_ROBOT, "initial_log_std": -1.0}, {"max_kl": 0.03, "gae_lambda": 0.9}),
     "Hopper": (_ROBOT, {"max_kl": 0.04, "gamma": 0.995}),
     "Walker2d": (_ROBOT, {"max_kl": 0.04}),
