@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -40,6 +40,9 @@ KEPT = 3
 
 NEAR = 4.0
 """Numbers are drawn within this factor of what ships."""
+
+PIECES = 20
+"""Calls in which a round's updates are computed, so that an interruption need not wait for all."""
 
 RESULTS_FILE = "search.json"
 
@@ -264,11 +267,14 @@ class _Group:
             states = jax.tree.map(lambda x: x.reshape(shape + x.shape[1:]), _stacked(trained))
             return states, np.reshape(returns, shape)
 
-        def run(state: TrainState, key: PRNGKeyArray) -> tuple[TrainState, Any]:
-            state, _ = jax.lax.scan(lambda state, _: (trainer.step(state)[0], None), state, length=updates)
-            return state, score(state, key)
+        for piece in np.diff(np.linspace(0, updates, PIECES + 1).astype(int)):
+            states = jax.block_until_ready(self._update(states, piece))
+        return states, jax.jit(jax.vmap(jax.vmap(score), (0, None)))(states, keys)
 
-        return jax.jit(jax.vmap(jax.vmap(run), (0, None)))(states, keys)
+    @cached_property
+    def _update(self) -> Callable[[TrainState, int], TrainState]:
+        step = jax.vmap(jax.vmap(self.trainer.step))
+        return jax.jit(lambda states, updates: jax.lax.fori_loop(0, updates, lambda _, states: step(states)[0], states))
 
 
 def _stacked(trees: list[Any]) -> Any:

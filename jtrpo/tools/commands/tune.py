@@ -39,16 +39,21 @@ class Tune:
             if name in vary:
                 raise ValueError(f"vary names {name} twice; give all of its values at once, as {name}=value,value,...")
             vary[name] = values
-        search = tune(
-            self.env,
-            vary or None,
-            total_timesteps=self.total_timesteps,
-            candidates=self.candidates,
-            seeds=self.seeds,
-            seed=self.seed,
-            directory=self.checkpoint_dir,
-            report=say,
-        )
+        try:
+            search = tune(
+                self.env,
+                vary or None,
+                total_timesteps=self.total_timesteps,
+                candidates=self.candidates,
+                seeds=self.seeds,
+                seed=self.seed,
+                directory=self.checkpoint_dir,
+                report=say,
+            )
+        except KeyboardInterrupt:
+            if self.checkpoint_dir is not None:
+                say("the groups that were done are saved; the same command goes on")
+            raise
         text = table(search)
         print(text)
         gain, error = search.gain
