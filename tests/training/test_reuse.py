@@ -52,8 +52,9 @@ def config(**settings):
 @pytest.mark.parametrize("memory", [None, pytest.param("gru", marks=pytest.mark.long)])
 def test_the_first_update_is_the_one_without_reuse_and_later_ones_are_not(memory, x64):
     states, steps = {}, {}
+    whole = {"fisher_fraction": 1.0, "critic_fraction": 1.0}  # a share of three collections is not one of the newest
     for reuse in (1, 3):
-        trainer = jtrpo.make_trainer(config(reuse=reuse, memory=memory))
+        trainer = jtrpo.make_trainer(config(reuse=reuse, memory=memory, **whole))
         steps[reuse] = jax.jit(trainer.step)
         state = jax.tree.map(
             lambda x: x.astype(float) if x.dtype == jnp.float32 else x, jax.jit(trainer.init)(jax.random.key(0))
