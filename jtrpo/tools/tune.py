@@ -56,7 +56,7 @@ class Search(NamedTuple):
     Attributes:
         settings: every setting that was tried; the first of each group has the numbers that ship.
         scores: mean greedy return of each after each round, ``[rounds, settings]``; NaN where it had not come so far.
-        best: the setting with the highest score after the last round.
+        best: the setting with the highest score after the last round, with ``total_timesteps`` where that was given.
         fresh: mean greedy return of ``best`` and of what ships on each fresh seed, ``[2, seeds]``.
     """
 
@@ -90,7 +90,7 @@ def tune(
     ``1 / (1 - gae_lambda)`` and what limits the critic's steps, each within a factor of four, and in half of the draws an entropy
     bonus. After each round the best third by the mean greedy return over seeds goes on, for three times as long, until at most
     three settings are left, which train to the end. Environments in JAX train under two ``vmap``, over settings and seeds, all of
-    a group in one compiled call; those on the host train one after another, and begin new episodes with each round. Then the best
+    a group in one program; those on the host train one after another, and begin new episodes with each round. Then the best
     and what ships are trained on fresh seeds, twice as many.
 
     Args:
@@ -212,7 +212,6 @@ class _Group:
     updates: int = 0
 
     def __post_init__(self) -> None:
-        # Numbers do not change the program; that they go with the rest is checked where they are drawn.
         self.config, self.shipped = tuned(self.env, **self.budget, **self.static)
         self.trainer = trainer_for(self.config)
         if isinstance(self.config.environment, HostEnvironment):
