@@ -24,7 +24,9 @@ from scipy import stats
 
 import jtrpo
 
-GAUSS_NEWTON = {"critic": "gauss_newton", "critic_epochs": 1, "anneal": ("max_kl",)}
+GAUSS_NEWTON = {
+    "critic": "gauss_newton", "critic_epochs": 1, "anneal": ("max_kl",), "fisher_fraction": 1.0, "critic_fraction": 1.0,
+}  # fmt: skip
 MINATAR = {
     **GAUSS_NEWTON,
     "num_envs": 32,
