@@ -19,7 +19,6 @@ import numpy as np
 
 import jtrpo
 
-
 GAUSS_NEWTON = {"critic": "gauss_newton", "critic_epochs": 2, "fisher_fraction": 1.0, "critic_fraction": 1.0}
 SETTINGS: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
     "CartPole-v1": ({**GAUSS_NEWTON, "critic_epochs": 1}, {"max_kl": 0.004, "gae_lambda": 0.98}),
