@@ -2,38 +2,27 @@
 
 import itertools
 import json
-import logging
 import math
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cached_property, partial
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
-from jaxtyping import PRNGKeyArray
 
 from jtrpo.core.check import check_count, check_seed, to_python
-from jtrpo.envs.gymnasium import HostEnvironment
 from jtrpo.tools.files import atomic_write, make_folder
 from jtrpo.tools.settings import describe
+from jtrpo.tools.trainings import Setting, Trainings
 from jtrpo.training.config import TrainConfig
-from jtrpo.training.host.trainer import HostTrainer, check_evaluation, trainer_for
 from jtrpo.training.hyperparams import Hyperparams
-from jtrpo.training.keys import keys_for
-from jtrpo.training.state import TrainState
 from jtrpo.training.tuned import tuned
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-EPISODES = 32
-"""Greedy episodes by which each policy is scored."""
 
 KEPT = 3
 """One setting of so many goes on after each round, for so many times as long."""
@@ -41,13 +30,7 @@ KEPT = 3
 NEAR = 4.0
 """Numbers are drawn within this factor of what ships."""
 
-PIECES = 20
-"""Calls in which a round's updates are computed, so that an interruption need not wait for all."""
-
 RESULTS_FILE = "search.json"
-
-Setting = dict[str, Any]
-"""What a training differs in from what ships for its environment, by name."""
 
 
 class Search(NamedTuple):
@@ -127,7 +110,8 @@ def tune(
         raise ValueError(f"candidates must be at least {len(groups)}, one for each combination; got {candidates}")
     rng = np.random.default_rng(seed)
     for number in range(candidates):
-        groups[number % len(groups)].draw(rng, vary)
+        group = groups[number % len(groups)]
+        group.settings.append(_draw(rng, group, vary))
     settings = [each for group in groups for each in group.settings]
     ships = describe(config, shipped)
     record = _Record(directory, {"settings": settings, "seeds": seeds, "seed": seed, **ships})
@@ -155,7 +139,7 @@ def tune(
     fresh = []
     for name, setting in (("found", best), ("shipped", {key: fixed[key] for key in fixed.keys() - budget.keys()})):
         static = {key: value for key, value in setting.items() if key not in Hyperparams._fields}
-        whole = _Group(env, budget, static, [setting])
+        whole = Trainings(env, budget, static, [setting])
         train = partial(whole.go_on, np.arange(1), 1.0, jax.random.split(fresh_key, 2 * seeds))
         fresh.append(record.of(f"fresh seeds, {name}", train)[0])
         report(f"{2 * seeds} fresh seeds, {name}: {fresh[-1].mean():.1f}, worst {fresh[-1].min():.1f}")
@@ -190,106 +174,18 @@ def _steps_and_spread(config: TrainConfig) -> dict[str, Sequence[Any]]:
     return vary
 
 
-def _groups(env: Any, vary: Mapping[str, Sequence[Any]], budget: Setting) -> "list[_Group]":
+def _groups(env: Any, vary: Mapping[str, Sequence[Any]], budget: Setting) -> list[Trainings]:
     """One group for each combination of the static settings to try; numbers among them are left to the draws."""
     static = [name for name in vary if name not in Hyperparams._fields]
     combinations = itertools.product(*(vary[name] for name in static))
-    return [_Group(env, budget, dict(zip(static, each, strict=True))) for each in combinations]
+    return [Trainings(env, budget, dict(zip(static, each, strict=True))) for each in combinations]
 
 
-@dataclass
-class _Group:
-    """Settings that differ in numbers only, and their trainings."""
-
-    env: Any
-    budget: Setting
-    static: Setting
-    settings: list[Setting] = field(default_factory=list)
-    alive: np.ndarray = field(default_factory=lambda: np.arange(0))
-    """Settings that are in training."""
-    states: Any = None
-    """Of these, ``[settings, seeds]``."""
-    updates: int = 0
-
-    def __post_init__(self) -> None:
-        self.config, self.shipped = tuned(self.env, **self.budget, **self.static)
-        self.trainer = trainer_for(self.config)
-        if isinstance(self.config.environment, HostEnvironment):
-            check_evaluation(self.config.environment)
-
-    def draw(self, rng: np.random.Generator, vary: Mapping[str, Sequence[Any]]) -> None:
-        """Add a setting."""
-        given = {name: vary[name][int(rng.integers(len(vary[name])))] for name in vary if name in Hyperparams._fields}
-        drawn = _near(rng, self.shipped, self.config) if self.settings else {}
-        self.settings.append({**drawn, **given, **self.static})
-
-    def go_on(self, alive: np.ndarray, share: float, keys: PRNGKeyArray) -> np.ndarray:
-        """Train some of the settings until a share of the whole is done; their returns ``[settings, seeds]``."""
-        if self.states is None:  # the first round, or what came before it was read from a file
-            self.states, self.updates = self._begin([self.numbers(self.settings[i]) for i in alive], keys), 0
-        else:
-            self.states = jax.tree.map(lambda x: x[np.searchsorted(self.alive, alive)], self.states)
-        self.alive = alive
-        target = max(self.updates, round(self.config.num_updates * share), 1)
-        self.states, returns = self._train(self.states, target - self.updates, keys)
-        self.updates = target
-        return np.asarray(returns, float)
-
-    def numbers(self, setting: Setting) -> Hyperparams:
-        """Those that ship, with those of a setting."""
-        return self.shipped._replace(**{name: setting[name] for name in setting if name in Hyperparams._fields})
-
-    def _begin(self, numbers: list[Hyperparams], keys: PRNGKeyArray) -> TrainState:
-        if isinstance(self.trainer, HostTrainer):
-            return _stacked([_stacked([self.trainer.init(key, each) for key in keys]) for each in numbers])
-        over_seeds = jax.vmap(self.trainer.init, (0, None))
-        return jax.jit(jax.vmap(over_seeds, (None, 0)))(keys, _stacked(numbers))
-
-    def _train(self, states: TrainState, updates: int, keys: PRNGKeyArray) -> tuple[TrainState, Any]:
-        """Some more updates for each, and mean greedy returns."""
-        trainer = self.trainer
-
-        def score(state: TrainState, key: PRNGKeyArray) -> Any:
-            return trainer.evaluate(state, *keys_for(key, "score"), EPISODES).mean()
-
-        if isinstance(trainer, HostTrainer):
-            trained, returns = [], []
-            with _environments_may_begin_anew():
-                for i, j in np.ndindex(len(self.alive), len(keys)):
-                    state = jax.tree.map(lambda x: x[i, j], states)  # noqa: B023
-                    for _ in range(updates):
-                        state, _ = trainer.step(state)
-                    trained.append(state)
-                    returns.append(score(state, keys[j]))
-            trainer.close()
-            shape = (len(self.alive), len(keys))
-            states = jax.tree.map(lambda x: x.reshape(shape + x.shape[1:]), _stacked(trained))
-            return states, np.reshape(returns, shape)
-
-        for piece in np.diff(np.linspace(0, updates, PIECES + 1).astype(int)):
-            states = jax.block_until_ready(self._update(states, piece))
-        return states, jax.jit(jax.vmap(jax.vmap(score), (0, None)))(states, keys)
-
-    @cached_property
-    def _update(self) -> Callable[[TrainState, int], TrainState]:
-        step = jax.vmap(jax.vmap(self.trainer.step))
-        return jax.jit(lambda states, updates: jax.lax.fori_loop(0, updates, lambda _, states: step(states)[0], states))
-
-
-def _stacked(trees: list[Any]) -> Any:
-    return jax.tree.map(lambda *x: jnp.stack([jnp.asarray(each) for each in x]), *trees)
-
-
-@contextmanager
-def _environments_may_begin_anew() -> Iterator[None]:
-    """Without the warning of a trainer on the host that is given one training's state after another's."""
-    log = logging.getLogger("jtrpo")
-    quiet = lambda record: not record.getMessage().startswith("environments on the host")  # noqa: E731
-    log.addFilter(quiet)
-    try:
-        yield
-    finally:
-        log.removeFilter(quiet)
+def _draw(rng: np.random.Generator, group: Trainings, vary: Mapping[str, Sequence[Any]]) -> Setting:
+    """Another setting of a group; its first has the numbers that ship."""
+    given = {name: vary[name][int(rng.integers(len(vary[name])))] for name in vary if name in Hyperparams._fields}
+    drawn = _near(rng, group.shipped, group.config) if group.settings else {}
+    return {**drawn, **given, **group.static}
 
 
 def _near(rng: np.random.Generator, shipped: Hyperparams, config: TrainConfig) -> Setting:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import jtrpo
-from jtrpo.tools import tune as module
 from jtrpo.tools.cli import main
+from jtrpo.tools.trainings import Trainings
 from jtrpo.tools.tune import table, train_command, tune
 from tests.probes import DISCRETE, MatchObservation
 
@@ -30,7 +30,7 @@ def made_up(monkeypatch):
         calls.append((group.static, list(alive), share, len(keys)))
         return np.array([returns_of(group.settings[i], share, len(keys)) for i in alive])
 
-    monkeypatch.setattr(module._Group, "go_on", go_on)
+    monkeypatch.setattr(Trainings, "go_on", go_on)
     return calls
 
 
@@ -59,12 +59,12 @@ def test_a_third_goes_on_three_times_as_long_and_the_best_is_compared_on_fresh_s
 
 def test_no_group_wins_all_ties_and_what_is_not_finite_comes_last(monkeypatch):
     score = lambda group, alive, share, keys: np.full((len(alive), len(keys)), -200.0)  # noqa: E731
-    monkeypatch.setattr(module._Group, "go_on", score)
+    monkeypatch.setattr(Trainings, "go_on", score)
     search = tune("MountainCar-v0", {"num_steps": [2, 4, 8]}, candidates=27, seeds=2)
     left = np.flatnonzero(~np.isnan(search.scores[1]))
     assert [search.settings[i]["num_steps"] for i in left] == [2] * 3 + [4] * 3 + [8] * 3
     broken = lambda group, alive, share, keys: np.where(np.arange(len(alive)) == 1, 0.0, np.inf)[:, None] * np.ones(2)  # noqa: E731
-    monkeypatch.setattr(module._Group, "go_on", broken)
+    monkeypatch.setattr(Trainings, "go_on", broken)
     search = tune("CartPole-v1", {"max_kl": [0.01, 0.02]}, candidates=3, seeds=2)
     assert search.scores.tolist() == [[-np.inf, 0.0, -np.inf]]
 
@@ -151,9 +151,7 @@ def test_wrong_input_is_refused(made_up, capsys, typed, words):
 @pytest.mark.slow
 def test_trainings_go_on_from_their_states():
     """In two parts they learn what one call of the whole training learns."""
-    group = module._Group(
-        MatchObservation(DISCRETE), {"total_timesteps": BUDGET}, {name: TINY[name][0] for name in TINY}
-    )
+    group = Trainings(MatchObservation(DISCRETE), {"total_timesteps": BUDGET}, {name: TINY[name][0] for name in TINY})
     group.settings += [{"max_kl": 0.003}, {"max_kl": 0.01}]
     keys = jax.random.split(jax.random.key(0), 2)
     group.go_on(np.arange(2), 1 / 3, keys)
