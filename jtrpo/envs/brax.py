@@ -21,7 +21,8 @@ class BraxEnvironment(ResettingEnvironment):
     """A Brax or MJX environment behind the :class:`Environment` protocol.
 
     Every episode begins in a fresh state (Brax's own ``AutoResetWrapper`` returns to the first one), and the observation that
-    really followed the last action is kept for the bootstrap.
+    really followed the last action is kept for the bootstrap. Of observations with a ``privileged_state``, which a robot does not
+    have, the policy sees ``state``, and the critic both.
 
     Args:
         env: made by ``brax.envs.get_environment(name)``, or by ``brax.envs.create(name, auto_reset=False)``.
@@ -44,6 +45,8 @@ class BraxEnvironment(ResettingEnvironment):
         self.env = env
         self.max_episode_steps = int(env.episode_length)
         self.observation_space = _boxes(start.obs)
+        privileged = isinstance(start.obs, dict) and {"state", "privileged_state"} <= start.obs.keys()
+        self.policy_observation = ("state",) if privileged else None
         self.action_space: spaces.Space = spaces.Box(-1.0, 1.0, (env.action_size,), np.float32)
 
     def __repr__(self) -> str:

@@ -49,6 +49,8 @@ class Environment(Protocol):
         action_space: of ``gymnasium.spaces``.
         max_episode_steps (int): optional: the time limit. With it, first episodes are cut at spread times (see
             ``staggered_resets``).
+        policy_observation (tuple): optional: of a dictionary, the parts that the policy sees where
+            ``TrainConfig(policy_observation=...)`` does not say; the critic sees all.
         step_without_reset: optional: ``step`` that stays where an episode ended, with what followed as its ``observation``; for
             ``TrainConfig(reset_pool=...)``, where a reset is expensive.
 

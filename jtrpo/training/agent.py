@@ -257,7 +257,7 @@ def make_agent(config: TrainConfig) -> Agent:
     check_config(config)
     observation_space = config.environment.observation_space
     encoder = partial(Encoder, hidden_sizes=config.hidden_sizes, activation=ACTIVATIONS[config.activation])
-    seen_by_policy = part_of(observation_space, config.policy_observation, masked=True)
+    seen_by_policy = part_of(observation_space, config.seen_by_policy, masked=True)
     head = Head(config.environment.action_space, config.box_distribution, config.initial_log_std)
     policy = PolicyNetwork(encoder(seen_by_policy, memory=config.memory), head)
     if config.shared_torso:
@@ -278,7 +278,7 @@ def make_agent(config: TrainConfig) -> Agent:
         features=in_chunks(features, size) if config.shared_torso else None,
         normalized=numeric(observation_space) if config.normalize_observations else None,
         rescale_values=config.normalize_values,
-        policy_observation=seen_parts(observation_space, config.policy_observation, masked=True),
+        policy_observation=seen_parts(observation_space, config.seen_by_policy, masked=True),
         critic_observation=seen_parts(observation_space, config.critic_observation),
     )
     if config.policy_network is not None:

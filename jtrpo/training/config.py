@@ -74,7 +74,8 @@ class TrainConfig:
         policy_network: a policy of your own, a :class:`jtrpo.Network`, in place of the built-in one. Over a Box it gives a
             distribution of the kind that ``box_distribution`` names, in the same units.
         critic_network: a critic of your own, likewise.
-        policy_observation: names of the parts of a dictionary observation that the policy sees; ``None``: all.
+        policy_observation: names of the parts of a dictionary observation that the policy sees; ``None``: those that the
+            environment says (:class:`jtrpo.Environment`), or all.
         critic_observation: names of the parts that the critic sees; ``None``: all.
         chunk_size: samples that the networks see at a time where they learn, see :func:`jtrpo.chunked`: less memory for large
             networks and batches, at a forward pass more for each derivative; ``None``: the whole batch.
@@ -245,7 +246,7 @@ class TrainConfig:
         parts = self.policy_observation is not None or self.critic_observation is not None
         if not can_wait(self.env) or self.squash or self.sampling == "vine" or parts:
             check_spaces(self.environment.observation_space, self.environment.action_space, self.squash)
-            seen = (self.policy_observation, self.critic_observation)
+            seen = (self.seen_by_policy, self.critic_observation)
             check_parts(self.environment.observation_space, *seen, self.shared_torso)
             check_host(self.environment, self.num_envs, self.mesh, self.sampling)
         if self.sampling == "vine":
@@ -261,6 +262,12 @@ class TrainConfig:
     def environment(self) -> Environment | HostEnvironment:
         """What ``env`` stands for."""
         return resolve(self.env)
+
+    @property
+    def seen_by_policy(self) -> tuple[str, ...] | None:
+        """``policy_observation``, or what it stands for."""
+        own = getattr(self.environment, "policy_observation", None)
+        return own if self.policy_observation is None else self.policy_observation
 
     @property
     def squash(self) -> bool:

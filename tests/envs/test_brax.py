@@ -56,6 +56,31 @@ def test_with_a_pool_episodes_begin_at_its_starts_and_learning_goes_on(environme
         assert jax.jit(trainer.step)(state)[1].policy.accepted
 
 
+def test_what_is_privileged_is_the_critics_alone(environment):
+    from brax.envs.base import Wrapper
+
+    class Robot(Wrapper):
+        """Two numbers of the observation can be measured on the robot."""
+
+        def reset(self, rng):
+            return self.seen(self.env.reset(rng))
+
+        def step(self, state, action):
+            return self.seen(self.env.step(state.replace(obs=state.obs["privileged_state"]), action))
+
+        def seen(self, state):
+            return state.replace(obs={"state": state.obs[:2], "privileged_state": state.obs})
+
+    config = jtrpo.TrainConfig(BraxEnvironment(Robot(environment.env.env)), num_envs=4, num_steps=8, hidden_sizes=(8,))
+    trainer = jtrpo.make_trainer(config)
+    state = jax.eval_shape(trainer.init, jax.random.key(0))
+    widths = [
+        [x.shape[0] for x in jax.tree.leaves(params) if x.ndim == 2]
+        for params in (state.policy_params, state.critic_params)
+    ]
+    assert widths == [[2, 8], [6, 8]]
+
+
 def test_inverted_pendulum_learns():
     config = jtrpo.TrainConfig("brax:inverted_pendulum", total_timesteps=100_000)
     with jax.numpy_rank_promotion("allow"):

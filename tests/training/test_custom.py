@@ -407,12 +407,20 @@ class Privileged:
         return jtrpo.EnvStep(observation, state, jnp.float32(1.0), jnp.bool_(True), jnp.bool_(False), observation)
 
 
-@pytest.mark.parametrize("shared", [False, True])
-def test_policy_and_critic_see_their_parts(shared):
-    parts = {"policy_observation": ("seen",)}
-    if not shared:
-        parts["critic_observation"] = ("seen", "hidden")
-    settings = jtrpo.TrainConfig(Privileged(), hidden_sizes=(8,), shared_torso=shared, **SIZES, **parts)
+class SaysWhatIsSeen(Privileged):
+    policy_observation = ("seen",)
+
+
+@pytest.mark.parametrize(
+    ("environment", "parts", "shared"),
+    [
+        (Privileged(), {"policy_observation": ("seen",), "critic_observation": ("seen", "hidden")}, False),
+        (Privileged(), {"policy_observation": ("seen",)}, True),
+        (SaysWhatIsSeen(), {}, False),
+    ],
+)
+def test_policy_and_critic_see_their_parts(environment, parts, shared):
+    settings = jtrpo.TrainConfig(environment, hidden_sizes=(8,), shared_torso=shared, **SIZES, **parts)
     agent = jtrpo.make_agent(settings)
     state = jax.jit(jtrpo.make_trainer(settings).init)(jax.random.key(0))
     noise = lambda x: x + 0.1 * jnp.arange(1.0, x.size + 1).reshape(x.shape)  # noqa: E731 # no layer is zero
