@@ -91,6 +91,7 @@ TUNED: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
     "MetaMaze-misc": ({"total_timesteps": 200_000}, {}),
     "Ant": (_ROBOT, {"max_kl": 0.03}),
     "HalfCheetah": ({**_ROBOT, "initial_log_std": -1.0}, {"max_kl": 0.03, "gae_lambda": 0.9}),
+    "Humanoid": ({**_ROBOT, "initial_log_std": -1.0}, {"max_kl": 0.03}),
     "Hopper": (_ROBOT, {"max_kl": 0.04, "gamma": 0.995}),
     "Walker2d": (_ROBOT, {"max_kl": 0.04}),
     "Swimmer": (
