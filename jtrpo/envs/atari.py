@@ -7,20 +7,24 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from jtrpo.envs.resetting import check_known, missing
 
 PREFIX = "atari:"
+FOR_TWO = ("combat", "joust", "maze_craze", "warlords")
+"""Games without a mode for one player: ALE's vector environment ends the process over them."""
 
 
 def games() -> dict[str, str]:
     """Names such as ``SpaceInvaders``, and the package's own."""
     from ale_py import roms
 
-    return {"".join(map(str.capitalize, name.split("_"))): name for name in roms.get_all_rom_ids()}
+    return {
+        "".join(map(str.capitalize, name.split("_"))): name for name in roms.get_all_rom_ids() if name not in FOR_TWO
+    }
 
 
 def look_up(env_id: str) -> dict[str, Any]:
     """What an id such as ``atari:Breakout`` stands for: the fields of a ``HostEnvironment``.
 
-    Four grey pictures of 84 x 84, each action held for four frames. Training ends an episode where a life is lost, and clips
-    rewards to [-1, 1]; evaluation plays whole games for the score.
+    Four grey pictures of 84 x 84, each action held for four frames. In training an episode ends where a life is lost, while the
+    game goes on, and rewards are clipped to [-1, 1]; evaluation plays for the score, to the end of a game.
 
     Raises:
         ValueError: the package is not installed, or an unknown game.
@@ -34,7 +38,8 @@ def look_up(env_id: str) -> dict[str, Any]:
     game = games()[name]
 
     def make(num_envs: int, seed: int) -> VectorEnv:
-        return AtariVectorEnv(game, num_envs, episodic_life=True)
+        # Not episodic_life, which begins a new game with each life, so that no policy would learn to serve a second ball.
+        return AtariVectorEnv(game, num_envs, life_loss_info=True)
 
     def make_evaluation(num_envs: int, seed: int) -> VectorEnv:
         return AtariVectorEnv(game, num_envs, reward_clipping=False)

@@ -1,5 +1,6 @@
 """Adapter for Brax and MJX environments (``pip install "jtrpo[brax]"``)."""
 
+import math
 from typing import Any
 
 import jax
@@ -15,6 +16,8 @@ from jtrpo.envs.resetting import ResettingEnvironment, check_known, missing
 PREFIX = "brax:"
 BACKEND = "spring"
 """Of environments made by id: the fastest of Brax's pipelines."""
+OTHER_BACKENDS = {"swimmer": "generalized"}
+"""Of those that do not run on it."""
 
 
 class BraxEnvironment(ResettingEnvironment):
@@ -26,24 +29,29 @@ class BraxEnvironment(ResettingEnvironment):
 
     Args:
         env: made by ``brax.envs.get_environment(name)``, or by ``brax.envs.create(name, auto_reset=False)``.
-        max_episode_steps: time limit, where ``env`` has none of its own (``info["truncation"]``).
+        max_episode_steps: time limit in steps of the simulator, where ``env`` has none of its own (``info["truncation"]``).
+        action_repeat: steps of the simulator for which an action is held; likewise.
 
     Raises:
-        ValueError: an environment that resets itself.
+        ValueError: an environment that resets itself, or one that is several.
     """
 
     metrics_by_name = True
 
-    def __init__(self, env: Any, max_episode_steps: int = 1000):
+    def __init__(self, env: Any, max_episode_steps: int = 1000, action_repeat: int = 1):
         from brax.envs.wrappers.training import EpisodeWrapper
 
         start = jax.eval_shape(env.reset, jax.random.key(0))
-        if "first_obs" in start.info:
+        if any(name.endswith("first_obs") for name in start.info):
             raise ValueError("a Brax environment must not reset itself: make it with auto_reset=False")
+        if start.reward.shape:
+            raise ValueError(
+                "a Brax environment must be one: make it without batch_size; num_envs says how many are trained in"
+            )
         if "truncation" not in start.info:
-            env = EpisodeWrapper(env, max_episode_steps, action_repeat=1)
+            env = EpisodeWrapper(env, max_episode_steps, action_repeat)
         self.env = env
-        self.max_episode_steps = int(env.episode_length)
+        self.max_episode_steps = math.ceil(env.episode_length / env.action_repeat)
         self.observation_space = _boxes(start.obs)
         privileged = isinstance(start.obs, dict) and {"state", "privileged_state"} <= start.obs.keys()
         self.policy_observation = ("state",) if privileged else None
@@ -78,7 +86,7 @@ def make_brax(env_id: str) -> BraxEnvironment:
         raise missing(env_id, "Brax", "brax", error) from error
     name = env_id.removeprefix(PREFIX)
     check_known(env_id, name, envs._envs, "Brax")
-    return BraxEnvironment(envs.get_environment(name, backend=BACKEND))
+    return BraxEnvironment(envs.get_environment(name, backend=OTHER_BACKENDS.get(name, BACKEND)))
 
 
 def _boxes(shapes: PyTree) -> spaces.Space:

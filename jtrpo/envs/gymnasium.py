@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, PyTree
 
 from jtrpo.envs import envpool
 from jtrpo.envs.check import canonical
+from jtrpo.envs.resetting import comes_from
 from jtrpo.envs.velocity import SpeedCost, velocity_task
 
 PREFIX = "gymnasium:"
@@ -197,7 +198,9 @@ class HostVector:
         self.num_envs = env.num_envs
         self.seeded_when_made = envpool.is_envpool(env.unwrapped)
         self._renews_some = self.mode is AutoresetMode.DISABLED or (
-            isinstance(env.unwrapped, SyncVectorEnv | AsyncVectorEnv) or envpool.is_envpool(env)
+            isinstance(env.unwrapped, SyncVectorEnv | AsyncVectorEnv)
+            or envpool.is_envpool(env)
+            or comes_from(env.unwrapped, "ale_py")
         )
         self._observation: PyTree = ()
         self._plain = _plain_numbers(env.single_observation_space)

@@ -31,4 +31,10 @@ def make_playground(env_id: str) -> BraxEnvironment:
         env = registry.load(name, config_overrides=on_cpu)
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:  # robots' models are downloaded at first use
         raise ValueError(f"env={env_id!r} loads models from outside, which failed ({error})") from error
-    return BraxEnvironment(env, max_episode_steps=int(settings.episode_length))
+    return adapt(env)
+
+
+def adapt(env: Any) -> BraxEnvironment:
+    """An environment of MuJoCo Playground with the time limit and the repeats of actions of its own settings."""
+    settings = env.unwrapped._config
+    return BraxEnvironment(env, int(settings.episode_length), int(settings.get("action_repeat", 1)))

@@ -29,11 +29,16 @@ SUITES: dict[str, Callable[[str], Environment | host.HostEnvironment]] = {
 """What makes an environment of an id, by the id's beginning; gymnax's ids have none."""
 
 ADAPTERS: dict[str, Callable[..., Environment]] = {
+    "brax": brax.BraxEnvironment,
     "craftax": craftax.CraftaxEnvironment,
     "jumanji": jumanji.JumanjiEnvironment,
+    "mujoco_playground": playground.adapt,
     "xminigrid": xminigrid.XMiniGridEnvironment,
 }
-"""What adapts an environment that is there already, alone or in a pair with its parameters, by its package."""
+"""What adapts an environment that is there already, by its package."""
+
+WITH_PARAMETERS = ("craftax", "xminigrid")
+"""Those whose environment may come in a pair with its parameters."""
 
 
 def resolve(env: Any) -> Environment | host.HostEnvironment:
@@ -69,9 +74,9 @@ def resolve(env: Any) -> Environment | host.HostEnvironment:
     for package, adapter in ADAPTERS.items():
         parts = env if isinstance(env, tuple) and len(env) == 2 else (env,)
         if comes_from(parts[0], package):
-            if package == "jumanji" and len(parts) > 1:
+            if package not in WITH_PARAMETERS and len(parts) > 1:
                 raise TypeError(
-                    f"env: an environment of Jumanji has no parameters; give it alone, not with {parts[1]!r}"
+                    f"env: an environment of {package} has no parameters; give it alone, not with {parts[1]!r}"
                 )
             return adapter(*parts)
     if isinstance(env, tuple) and len(env) == 2 and hasattr(env[0], "default_params"):

@@ -43,10 +43,10 @@ class XMiniGridEnvironment(ResettingEnvironment):
             params = self.draw(jax.random.key(0))
         self.params = params = env.default_params() if params is None else params
         shape = env.observation_shape(params)
-        if not isinstance(shape, tuple) or len(shape) != 3:
+        self._kinds = (constants.NUM_TILES, constants.NUM_COLORS)
+        if not isinstance(shape, tuple) or len(shape) != 3 or shape[2] != len(self._kinds):
             raise ValueError(f"env: {env} must show a grid of cells; got observations of shape {shape}: use no wrapper")
         self.max_episode_steps = int(params.max_steps)
-        self._kinds = (constants.NUM_TILES, constants.NUM_COLORS)
         self.observation_space: spaces.Space = spaces.Box(0.0, 1.0, (*shape[:2], sum(self._kinds)), np.float32)
         self.action_space: spaces.Space = spaces.Discrete(env.num_actions(params))
 

@@ -7,6 +7,7 @@ import pytest
 
 import jtrpo
 from jtrpo.envs.brax import BraxEnvironment
+from jtrpo.envs.resolve import resolve
 from jtrpo.training.trainer import make_collect
 
 pytest.importorskip("brax")
@@ -97,3 +98,17 @@ def test_an_unknown_name_and_an_environment_that_resets_itself_are_refused():
         jtrpo.TrainConfig("brax:hoper")
     with pytest.raises(ValueError, match="auto_reset=False"):
         BraxEnvironment(envs.create("inverted_pendulum", backend="spring"))
+    with pytest.raises(ValueError, match="must be one: make it without batch_size"):
+        BraxEnvironment(envs.create("inverted_pendulum", backend="spring", auto_reset=False, batch_size=4))
+
+
+def test_environments_by_id_and_given(environment):
+    from brax import envs
+
+    assert resolve("brax:swimmer").action_space.shape == (2,)  # the spring backend has none
+    given = resolve(environment.env.env)
+    assert (type(given), given.max_episode_steps) == (BraxEnvironment, 1000)
+    repeated = envs.create("inverted_pendulum", backend="spring", auto_reset=False, action_repeat=4, episode_length=42)
+    assert resolve(repeated).max_episode_steps == 11
+    with pytest.raises(TypeError, match="an environment of brax has no parameters"):
+        resolve((repeated, 500))

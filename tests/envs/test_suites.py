@@ -218,6 +218,15 @@ def test_wrappers_that_reset_are_refused():
             jtrpo.TrainConfig(given)
 
 
+def test_pictures_of_a_grid_are_refused():
+    xminigrid = pytest.importorskip("xminigrid")
+    from xminigrid.experimental.img_obs import RGBImgObservationWrapper
+
+    env, params = xminigrid.make("MiniGrid-Empty-5x5")
+    with pytest.raises(ValueError, match=r"must show a grid of cells; .* use no wrapper"):
+        jtrpo.TrainConfig((RGBImgObservationWrapper(env), params))
+
+
 @pytest.mark.long
 def test_death_ends_a_world_of_craftax_and_time_cuts_it_off():
     pytest.importorskip("craftax")

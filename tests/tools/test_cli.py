@@ -5,6 +5,7 @@ import jax
 import pytest
 
 from jtrpo.tools.cli import _keep_compiled_programs, main
+from jtrpo.tools.commands import envs
 
 
 @pytest.fixture
@@ -40,6 +41,17 @@ def test_envs_lists_what_can_be_trained(capsys):
     assert {"CartPole-v1", "gymnasium:CartPole-v1"} <= set(out.split())
     assert "Acrobot-v1" not in out
     assert not err
+
+
+def test_envs_lists_the_others_where_a_suite_cannot_be_imported(monkeypatch, capsys):
+    def broken():
+        raise ImportError("libstdc++.so.6 is too old")
+
+    monkeypatch.setitem(envs.SUITES, "envpool", ("numpy", "the extra envpool", broken))
+    main(["envs", "cartpole"])
+    seen = capsys.readouterr()
+    assert "CartPole-v1" in seen.out
+    assert "envpool: cannot be imported: libstdc++.so.6 is too old" in seen.err
 
 
 @pytest.mark.parametrize(

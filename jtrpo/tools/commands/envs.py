@@ -26,7 +26,7 @@ class Envs:
         Raises:
             ValueError: a word that is in no id.
         """
-        listed = {suite: ids() if find_spec(package) else [] for suite, (package, _, ids) in SUITES.items()}
+        listed = {suite: _ids(suite) for suite in SUITES}
         every = [*environment_ids(), *(f"{suite}:{name}" for suite, names in listed.items() for name in names)]
         if found := [name for name in every if self.word.lower() in name.lower() and (self.word or ":" not in name)]:
             print("\n".join(found), flush=True)
@@ -35,6 +35,15 @@ class Envs:
         for suite, names in listed.items() if not self.word else ():
             there = f"{len(names):,} more, listed by `jtrpo envs {suite}:`" if names else "not installed"
             say(f"{suite}: {there} ({SUITES[suite][1]})")
+
+
+def _ids(suite: str) -> list[str]:
+    package, _, ids = SUITES[suite]
+    try:
+        return ids() if find_spec(package) else []
+    except Exception as error:  # whatever its import raises, the others are there
+        say(f"{suite}: cannot be imported: {error}")
+        return []
 
 
 def _of_gymnasium() -> list[str]:
