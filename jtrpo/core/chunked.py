@@ -27,7 +27,8 @@ def chunked(
 
     Raises:
         TypeError: no function, or a size that is no whole number.
-        ValueError: a size below 1.
+        ValueError: a size below 1; and, when the result is called, inputs that do not share a leading axis, or whose number is
+            no multiple of ``sequence_length``.
 
     Examples:
         >>> policy = lambda params, observation: jtrpo.Categorical(observation @ params)
@@ -45,7 +46,14 @@ def chunked(
     size = max(1, chunk_size // sequence_length) * sequence_length
 
     def whole(params: PyTree, inputs: PyTree) -> Any:
-        number = jax.tree.leaves(inputs)[0].shape[0]
+        shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(inputs)]
+        if len({shape[:1] for shape in shapes} - {()}) != 1 or () in shapes:
+            raise ValueError(f"inputs must be arrays that share a leading axis, the batch; got shapes {shapes}")
+        number = shapes[0][0]
+        if number % sequence_length:
+            raise ValueError(
+                f"inputs hold {number} samples, no whole number of sequences of sequence_length={sequence_length}"
+            )
         if number <= size:
             return function(params, inputs)
         count = number // size

@@ -78,5 +78,11 @@ def test_wrong_input_is_named():
         jtrpo.chunked(policy, 1, sequence_length=0)
     with pytest.raises(TypeError, match="function"):
         jtrpo.chunked(None, 1)
+    few = jtrpo.chunked(policy, 4, sequence_length=2)
+    for inputs in ((), {"a": jnp.zeros(6), "b": jnp.zeros(4)}, (jnp.zeros(6), 1.0)):
+        with pytest.raises(ValueError, match="inputs must be arrays that share a leading axis"):
+            few({}, inputs)
+    with pytest.raises(ValueError, match="inputs hold 7 samples, no whole number of sequences of sequence_length=2"):
+        few({}, jnp.zeros((7, 3)))
     with pytest.raises(ValueError, match="chunk_size"):
         jtrpo.TrainConfig("CartPole-v1", chunk_size=0)
