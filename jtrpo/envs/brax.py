@@ -25,7 +25,7 @@ class BraxEnvironment(ResettingEnvironment):
 
     Every episode begins in a fresh state (Brax's own ``AutoResetWrapper`` returns to the first one), and the observation that
     really followed the last action is kept for the bootstrap. Of observations with a ``privileged_state``, which a robot does not
-    have, the policy sees ``state``, and the critic both.
+    have, the policy sees ``state``, and the critic both. A number ``"cost"`` in the state's ``info`` is the cost of a step.
 
     Args:
         env: made by ``brax.envs.get_environment(name)``, or by ``brax.envs.create(name, auto_reset=False)``.
@@ -51,6 +51,7 @@ class BraxEnvironment(ResettingEnvironment):
         if "truncation" not in start.info:
             env = EpisodeWrapper(env, max_episode_steps, action_repeat)
         self.env = env
+        self.may_cost = "cost" in start.info
         self.max_episode_steps = math.ceil(env.episode_length / env.action_repeat)
         self.observation_space = _boxes(start.obs)
         privileged = isinstance(start.obs, dict) and {"state", "privileged_state"} <= start.obs.keys()
@@ -71,7 +72,8 @@ class BraxEnvironment(ResettingEnvironment):
         following = _strong(self.env.step(jax.tree.map(lambda x: x, state), action))
         done, truncated = following.done > 0, following.info["truncation"] > 0
         ends, metrics = (done & ~truncated, truncated), scalars_of(following.metrics)
-        return EnvStep(following.obs, following, following.reward, *ends, following.obs, metrics)
+        cost = following.info.get("cost")  # safenax's, say
+        return EnvStep(following.obs, following, following.reward, *ends, following.obs, metrics, cost)
 
 
 def make_brax(env_id: str) -> BraxEnvironment:

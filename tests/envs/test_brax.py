@@ -82,6 +82,26 @@ def test_what_is_privileged_is_the_critics_alone(environment):
     assert widths == [[2, 8], [6, 8]]
 
 
+def test_a_cost_in_info_is_that_of_the_step(environment):
+    from brax.envs.base import Wrapper
+
+    class Costly(Wrapper):
+        def reset(self, rng):
+            state = self.env.reset(rng)
+            return state.replace(info={**state.info, "cost": jnp.float32(0)})
+
+        def step(self, state, action):
+            return self.env.step(state, action).replace(info={**state.info, "cost": jnp.abs(action[0])})
+
+    with jax.numpy_rank_promotion("allow"):
+        costly = BraxEnvironment(Costly(environment.env.env))
+        step = jax.eval_shape(lambda key: costly.step(key, costly.reset(key)[1], jnp.ones(1)), jax.random.key(0))
+        assert step.cost.shape == ()
+        jtrpo.make_trainer(jtrpo.TrainConfig(costly, constraint_method="cpo"))
+        with pytest.raises(ValueError, match="needs a cost"):
+            jtrpo.make_trainer(jtrpo.TrainConfig(environment, constraint_method="cpo"))
+
+
 def test_inverted_pendulum_learns():
     config = jtrpo.TrainConfig("brax:inverted_pendulum", total_timesteps=100_000)
     with jax.numpy_rank_promotion("allow"):
