@@ -54,6 +54,7 @@ QUICK = {
 }  # fmt: skip
 HOPPER = {"env": "envpool:Hopper-v5", "total_timesteps": 40_960}
 HOPPER_64 = {**HOPPER, "num_envs": 64, "num_steps": 32, "fisher_fraction": 0.25, "critic_fraction": 0.25}
+HOPPER_128 = {**HOPPER_64, "num_envs": 128}
 BESIDE_REJAX = {
     **QUICK, "num_envs": 64, "num_steps": 128, "fisher_fraction": 0.1, "critic_fraction": 0.1, "total_timesteps": 500_000,
     "max_kl": 0.01,
@@ -67,6 +68,7 @@ ROWS: dict[str, tuple[str, dict[str, Any], dict[str, Any], int]] = {
     "the defaults against 64 x 32": ("sb3", SB3_64, {}, 1),
     "Hopper-v5, rl-zoo3's settings against those that ship, 8 x 256": ("sb3", SB3_HOPPER, HOPPER, 1),
     "Hopper-v5, rl-zoo3's settings against 64 x 32, products on a quarter": ("sb3", SB3_HOPPER, HOPPER_64, 1),
+    "Hopper-v5, rl-zoo3's settings against 128 x 32, products on a quarter": ("sb3", SB3_HOPPER, HOPPER_128, 1),
     "against PPO, 64 x 128": ("rejax", REJAX, BESIDE_REJAX, 1),
 }
 """By name: the peer, what it is asked, settings of ours that differ from the defaults, and seeds under vmap."""
@@ -159,6 +161,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sb3", metavar="PYTHON", help="interpreter with sb3-contrib")
     parser.add_argument("--rejax", metavar="PYTHON", help="interpreter with Rejax")
+    parser.add_argument("--only", default="", metavar="TEXT", help="rows with this in their name")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     options = parser.parse_args()
@@ -173,7 +176,8 @@ def main() -> None:
         + "|---" * 6
         + "|"
     )
-    here = {name: peer for name, (peer, _, ours, _) in ROWS.items() if "env" not in ours or find_spec("envpool")}
+    asked = {name: row for name, row in ROWS.items() if options.only in name}
+    here = {name: peer for name, (peer, _, ours, _) in asked.items() if "env" not in ours or find_spec("envpool")}
     for name, peer in here.items():
         if peer in pythons:
             row = compare(pythons[peer], name, options.repeats)
