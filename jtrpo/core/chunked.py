@@ -47,7 +47,7 @@ def chunked(
 
     def whole(params: PyTree, inputs: PyTree) -> Any:
         shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(inputs)]
-        if len({shape[:1] for shape in shapes} - {()}) != 1 or () in shapes:
+        if len({shape[:1] for shape in shapes}) != 1 or () in shapes:
             raise ValueError(f"inputs must be arrays that share a leading axis, the batch; got shapes {shapes}")
         number = shapes[0][0]
         if number % sequence_length:
