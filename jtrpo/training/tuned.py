@@ -2,7 +2,7 @@
 
 Found by random search (``benchmarks/search.py``) and variations of its best by hand, on other seeds than those reported. Settings
 ship only where they beat the defaults, for as many steps, by more than the interval over 20 seeds; those of MuJoCo's robots were
-found by single trials (``benchmarks/results/what_helps_mujoco.md``) and not yet compared with the defaults.
+found by single trials and compared with the defaults on one to three seeds (``benchmarks/results/what_helps_mujoco.md``).
 """
 
 import re
