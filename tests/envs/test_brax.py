@@ -95,8 +95,9 @@ def test_a_cost_in_info_is_that_of_the_step(environment):
 
     with jax.numpy_rank_promotion("allow"):
         costly = BraxEnvironment(Costly(environment.env.env))
-        step = jax.eval_shape(lambda key: costly.step(key, costly.reset(key)[1], jnp.ones(1)), jax.random.key(0))
-        assert step.cost.shape == ()
+        key = jax.random.key(0)
+        step = jax.jit(costly.step)(key, costly.reset(key)[1], jnp.array([-0.5]))
+        assert step.cost == 0.5
         jtrpo.make_trainer(jtrpo.TrainConfig(costly, constraint_method="cpo"))
         with pytest.raises(ValueError, match="needs a cost"):
             jtrpo.make_trainer(jtrpo.TrainConfig(environment, constraint_method="cpo"))

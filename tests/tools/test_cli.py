@@ -48,10 +48,11 @@ def test_envs_lists_the_others_where_a_suite_cannot_be_imported(monkeypatch, cap
         raise ImportError("libstdc++.so.6 is too old")
 
     monkeypatch.setitem(envs.SUITES, "envpool", ("numpy", "the extra envpool", broken))
-    main(["envs", "cartpole"])
+    main(["envs"])
     seen = capsys.readouterr()
     assert "CartPole-v1" in seen.out
     assert "envpool: cannot be imported: libstdc++.so.6 is too old" in seen.err
+    assert "envpool: none here (the extra envpool)" in seen.err
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ class Envs:
         else:
             raise ValueError(f"no id has {self.word!r} in it; `jtrpo envs` without a word lists those of gymnax")
         for suite, names in listed.items() if not self.word else ():
-            there = f"{len(names):,} more, listed by `jtrpo envs {suite}:`" if names else "not installed"
+            there = f"{len(names):,} more, listed by `jtrpo envs {suite}:`" if names else "none here"
             say(f"{suite}: {there} ({SUITES[suite][1]})")
 
 
