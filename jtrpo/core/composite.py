@@ -112,7 +112,7 @@ class Product(NamedTuple):
 
     def sample(self, key: PRNGKeyArray) -> PyTree:
         """Draw an action for each part; the key is consumed."""
-        leaves, structure = jax.tree.flatten(self.parts, is_leaf=_is_part)
+        leaves, structure = jax.tree.flatten(self.parts, is_leaf=is_part)
         keys = jax.random.split(key, len(leaves))
         return jax.tree.unflatten(structure, [part.sample(k) for part, k in zip(leaves, keys, strict=True)])
 
@@ -126,16 +126,17 @@ class Product(NamedTuple):
 
     def mode(self) -> PyTree:
         """Return the parts' modes."""
-        return jax.tree.map(lambda part: part.mode(), self.parts, is_leaf=_is_part)
+        return jax.tree.map(lambda part: part.mode(), self.parts, is_leaf=is_part)
 
     def kl(self, other: "Product") -> Float[Array, "..."]:
         """KL(self || other): the sum of the parts' divergences, in nats."""
         return self._sum(lambda p, q: p.kl(q), other.parts)
 
     def _sum(self, function: Callable[..., Array], *others: PyTree) -> Float[Array, "..."]:
-        terms = jax.tree.map(function, self.parts, *others, is_leaf=_is_part)
+        terms = jax.tree.map(function, self.parts, *others, is_leaf=is_part)
         return reduce(add, jax.tree.leaves(terms))
 
 
-def _is_part(node: Any) -> bool:
+def is_part(node: Any) -> bool:
+    """Whether a node of a tree is a distribution, so that the tree ends there."""
     return isinstance(node, Distribution)

@@ -7,16 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import export
 from jax.extend.core import jaxpr_as_fun
 from jaxtyping import PyTree
 
 from jtrpo.core.check import check_choice
+from jtrpo.core.distributions import Distribution
 from jtrpo.envs.actions import environment_action
 from jtrpo.envs.gymnasium import batch_example
 from jtrpo.networks.network import Network
 from jtrpo.tools.checkpoint import load
 from jtrpo.tools.files import absolute, atomic_write, check_file
+from jtrpo.tools.noise import sample_by, uniforms_needed
 from jtrpo.training.agent import Memories, make_agent
 
 FORMATS = ("stablehlo", "onnx")
@@ -43,16 +46,16 @@ def export_policy(
         action = policy.call(observation)                              # [N, 4] -> [N]
 
     The inputs are ``observation``, as the environment gives it, with a leading axis of ``N``; for a policy with a memory
-    ``memory``, zeros at the start of an episode; and with ``sample`` ``key``, the two whole numbers of
-    ``jax.random.key_data(jax.random.key(0))``, another one for each step. The outputs are ``action`` and ``next_memory``. With
-    ``"stablehlo"`` they are arguments and results in that order, dictionaries and tuples where the spaces are; with ``"onnx"``
-    each array is an input or output of its own, by the names that this function returns.
+    ``memory``, zeros at the start of an episode; and with ``sample``, another one for each step, ``key``, the two whole numbers
+    of ``jax.random.key_data(jax.random.key(0))``, or with ``"onnx"`` ``noise``, independent uniform numbers in [0, 1). The
+    outputs are ``action`` and ``next_memory``. With ``"stablehlo"`` they are arguments and results in that order, dictionaries
+    and tuples where the spaces are; with ``"onnx"`` each array is an input or output of its own, by the names that this function
+    returns.
 
     Args:
         directory: what was given as ``checkpoint_dir``.
         file: to write.
-        format: ``"stablehlo"``, for CPU, CUDA and TPU, by ``jax.export``; or ``"onnx"`` (extra ``onnx``), for the most probable
-            actions.
+        format: ``"stablehlo"``, for CPU, CUDA and TPU, by ``jax.export``; or ``"onnx"`` (extra ``onnx``).
         sample: draw actions, instead of the most probable ones.
         env: as for :func:`load_policy`.
         policy_network: likewise.
@@ -64,20 +67,17 @@ def export_policy(
     Raises:
         FileNotFoundError: there is no checkpoint.
         ImportError: ``"onnx"`` without its extra.
-        ValueError: as for :func:`load_policy`; another format; ``sample`` with ``"onnx"``; a memory that does not begin with
-            zeros; or the file cannot be written.
+        TypeError: ``sample`` with ``"onnx"``, and a distribution that is none of jtrpo's.
+        ValueError: as for :func:`load_policy`; another format; a memory that does not begin with zeros; or the file cannot be
+            written.
     """
     check_choice("format", format, FORMATS)
     path = absolute(file, "file")
     check_file("file", path)
-    if format == "onnx":
-        if sample:
-            raise ValueError(
-                "sample needs format='stablehlo', since ONNX has no keys; leave it out for the most probable actions"
-            )
-        if importlib.util.find_spec("jax2onnx") is None:
-            raise ImportError("format='onnx' needs jax2onnx; install it with: pip install 'jtrpo[onnx]'")
-    act, inputs = _function(directory, sample, env, policy_network, critic_network)
+    if format == "onnx" and importlib.util.find_spec("jax2onnx") is None:
+        raise ImportError("format='onnx' needs jax2onnx; install it with: pip install 'jtrpo[onnx]'")
+    random = ("noise" if format == "onnx" else "key") if sample else None
+    act, inputs = _function(directory, random, env, policy_network, critic_network)
     (batch,) = export.symbolic_shape("N")
     shaped = lambda x: jax.ShapeDtypeStruct((batch, *x.shape[1:]), jax.dtypes.canonicalize_dtype(x.dtype))  # noqa: E731
     symbolic = {name: jax.tree.map(shaped, value) if name != "key" else value for name, value in inputs.items()}
@@ -94,7 +94,7 @@ def export_policy(
 
 
 def _function(
-    directory: str | Path, sample: bool, env: Any, policy_network: Network | None, critic_network: Network | None
+    directory: str | Path, random: str | None, env: Any, policy_network: Network | None, critic_network: Network | None
 ) -> tuple[Callable[..., Any], dict[str, PyTree]]:
     """From observations to actions, and an example of its arguments for one observation, by name."""
     config, restored = load(directory, env, policy_network, critic_network)
@@ -104,16 +104,26 @@ def _function(
     if jax.tree.leaves(memory):
         if any(leaf.any() for leaf in jax.tree.leaves(memory)):
             raise ValueError("an exported policy begins an episode with a memory of zeros; empty_memory gives others")
-        memory, structure = jax.tree.flatten(memory)
-        inputs["memory"] = tuple(memory)
-    if sample:
+        leaves, structure = jax.tree.flatten(memory)
+        inputs["memory"] = tuple(leaves)
+
+    def policy(observation: PyTree, memory: PyTree) -> tuple[Distribution, Memories]:
+        return agent.policy(restored.state, observation, Memories(memory, ()))
+
+    if random == "key":
         inputs["key"] = jax.random.key_data(jax.random.key(0))
+    elif random == "noise":
+        distribution, _ = jax.eval_shape(policy, inputs["observation"], memory)
+        inputs["noise"] = jnp.zeros((1, uniforms_needed(distribution)))
 
     def act(observation: PyTree, *more: PyTree) -> Any:
         given = dict(zip(inputs, (observation, *more), strict=True))
         memory = jax.tree.unflatten(structure, given["memory"]) if "memory" in given else ()
-        distribution, after = agent.policy(restored.state, observation, Memories(memory, ()))
-        action = distribution.sample(jax.random.wrap_key_data(given["key"])) if sample else distribution.mode()
+        distribution, after = policy(observation, memory)
+        if random == "key":
+            action = distribution.sample(jax.random.wrap_key_data(given["key"]))
+        else:
+            action = sample_by(distribution, given["noise"]) if random else distribution.mode()
         action = environment_action(space, action, config.squash)
         return (action, tuple(jax.tree.leaves(after.policy))) if "memory" in given else action
 

@@ -10,9 +10,12 @@ import pytest
 from gymnasium import spaces
 
 import jtrpo
-from jtrpo.tools.checkpoint import Checkpoints
+from jtrpo.envs.actions import environment_action
+from jtrpo.tools.checkpoint import Checkpoints, load
 from jtrpo.tools.cli import main
 from jtrpo.tools.export import export_policy
+from jtrpo.tools.noise import sample_by, uniforms_needed
+from jtrpo.training.agent import make_agent
 
 BOX = spaces.Box(np.array([-2.0, 0.0], np.float32), np.array([1.0, 5.0], np.float32))
 PARTS = spaces.Dict({"place": spaces.Box(-1.0, 3.0, (2,)), "kind": spaces.Discrete(3, start=1)})
@@ -78,7 +81,7 @@ def tree(arrays, name):
     parts = {key[len(name) + 1:]: value for key, value in arrays.items() if key.startswith(name + ".")}
     return tuple(parts[key] for key in sorted(parts)) if name == "memory" else parts
 
-for name, arrays in json.loads(sys.argv[1]).items():
+for name in json.loads(sys.argv[1]):
     given = dict(np.load(f"{name}.npz"))
     arguments = [tree(given, each) for each in ("observation", "memory", "key") if any(key.startswith(each) for key in given)]
     call = jax.export.deserialize(bytearray(Path(f"{name}.stablehlo").read_bytes())).call
@@ -90,6 +93,9 @@ for name, arrays in json.loads(sys.argv[1]).items():
     np.savez(f"{name}-out.npz", *jax.tree.leaves(out))
     if Path(f"{name}.onnx").exists():
         import onnxruntime
+        if "key" in given:
+            del given["key"]
+            given["noise"] = np.load(f"{name}-noise.npy")
         session = onnxruntime.InferenceSession(f"{name}.onnx")
         out = session.run(None, given)
         if "memory.0" in given:
@@ -127,36 +133,44 @@ def exported(tmp_path_factory):
         for sample in (False, True):
             name = f"{case}{' sampled' * sample}"
             arrays = export_policy(folder / case, folder / f"{name}.stablehlo", sample=sample, env=env)
-            if ONNX and not sample:
-                assert arrays == export_policy(folder / case, folder / f"{name}.onnx", format="onnx", env=env)
+            if ONNX:
+                onnx = export_policy(folder / case, folder / f"{name}.onnx", format="onnx", sample=sample, env=env)
+                assert {**arrays, "key": 0, "noise": 0} == {**onnx, "key": 0, "noise": 0}
+                names[f"{name} onnx"] = onnx
             given = {"observation": observation}
             if memory := [each for each in arrays if each.startswith("memory")]:
                 given["memory"] = [np.zeros((N, 8), np.float32) for _ in range(len(memory))]
             if sample:
                 given["key"] = jax.random.key_data(jax.random.key(5))
+                columns = int(onnx["noise"].split()[1].strip("]")) if ONNX else 0
+                np.save(folder / f"{name}-noise.npy", np.random.default_rng(2).random((N, columns), np.float32))
             np.savez(folder / f"{name}.npz", **named(given))
             names[name] = arrays
-        kept[case] = jtrpo.load_policy(folder / case, env=env), observation
-    command = [sys.executable, "-c", ELSEWHERE, json.dumps(names)]
+        kept[case] = jtrpo.load_policy(folder / case, env=env), observation, env
+    command = [sys.executable, "-c", ELSEWHERE, json.dumps([each for each in names if not each.endswith(" onnx")])]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return folder, kept, names
 
 
-FORMS = ["", " sampled", pytest.param("onnx", marks=pytest.mark.skipif(not ONNX, reason="jax2onnx is not installed"))]
+FORMS = {"mode": "-out", "sample": " sampled-out", "onnx": "-onnx", "onnx sample": " sampled-onnx"}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("form", FORMS, ids=["mode", "sample", "onnx"])
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("case", CASES)
 def test_actions_are_those_of_the_loaded_policy(exported, case, form):
+    if form.startswith("onnx") and not ONNX:
+        pytest.skip("jax2onnx is not installed")
     folder, kept, _ = exported
-    policy, observation = kept[case]
-    key = jax.random.key(5) if form == " sampled" else None
+    policy, observation, env = kept[case]
+    if form == "onnx sample":
+        policy = by_noise(folder / case, env, np.load(folder / f"{case} sampled-noise.npy"))
+    key = jax.random.key(5) if form == "sample" else None
     action, memory = policy(observation, key=key)
     if "memory" in CASES[case][2]:
         action, memory = policy(observation, memory, key=key)
-    out = np.load(folder / (f"{case}-onnx.npz" if form == "onnx" else f"{case}{form}-out.npz"))
+    out = np.load(folder / f"{case}{FORMS[form]}.npz")
     expected = jax.tree.leaves((action, memory.policy))
     assert len(out.files) == len(expected)
     for file, value in zip(out.files, expected, strict=True):
@@ -165,6 +179,21 @@ def test_actions_are_those_of_the_loaded_policy(exported, case, form):
         else:
             np.testing.assert_allclose(out[file], value, rtol=1e-4, atol=1e-5)
     assert len(np.unique(out[out.files[0]].round(3), axis=0)) > 1
+
+
+def by_noise(directory, env, noise):
+    """Like a loaded policy, with actions drawn from uniform numbers."""
+    config, restored = load(directory, env)
+    agent = make_agent(config)
+
+    def policy(observation, memory=None, key=None):
+        memory = agent.empty_memory(N) if memory is None else memory
+        distribution, memory = agent.policy(restored.state, observation, memory)
+        assert uniforms_needed(distribution) == noise.shape[1]
+        action = sample_by(distribution, noise)
+        return environment_action(config.environment.action_space, action, config.squash), memory
+
+    return policy
 
 
 @pytest.mark.slow
@@ -179,6 +208,8 @@ def test_inputs_and_outputs_are_told_by_name(exported):
         ("action", "int32[N]"),
         ("next_memory.0", "float32[N, 8]"),
     ]
+    if ONNX:
+        assert names["discrete sampled onnx"]["noise"] == "float32[N, 3]"
 
 
 def test_the_command_writes_the_file_and_says_what_goes_in_and_out(runs, tmp_path, capsys):
@@ -194,7 +225,6 @@ def test_what_cannot_be_exported_is_refused_before_anything_is_written(runs, tmp
     file = tmp_path / "policy"
     for settings, error, message in (
         ({"format": "tflite"}, ValueError, r"format must be one of 'stablehlo', 'onnx'; got 'tflite'"),
-        ({"format": "onnx", "sample": True}, ValueError, "sample needs format='stablehlo'"),
     ):
         with pytest.raises(error, match=message):
             export_policy(runs[0], file, **settings)

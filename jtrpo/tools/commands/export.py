@@ -22,7 +22,7 @@ class Export:
     out: Path | None = None
     """File to write; policy.stablehlo or policy.onnx where it is not given."""
     sample: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Draw actions, by a key as one more input, instead of the most likely ones (stablehlo only)."""
+    """Draw actions, by one more input, a key or (onnx) uniform numbers, instead of the most likely ones."""
 
     def run(self) -> None:
         """Write the file and print its inputs and outputs."""
