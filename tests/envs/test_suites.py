@@ -42,12 +42,22 @@ ENDS = {
     "jumanji:LevelBasedForaging-v0": "either",
     "jumanji:MultiCVRP-v0": "game",
     "jumanji:SearchAndRescue-v0": None,
+    "jumanji:CVRP-v1": "game",
+    "jumanji:Cleaner-v0": "game",
+    "jumanji:FlatPack-v0": "game",
+    "jumanji:GraphColoring-v1": "game",
+    "jumanji:MMST-v0": "game",
+    "jumanji:PacMan-v1": "game",
+    "jumanji:RobotWarehouse-v0": None,
+    "jumanji:RubiksCube-v0": None,
+    "jumanji:SlidingTilePuzzle-v0": None,
     "craftax:Craftax-Classic-Symbolic-v1": None,
     "craftax:Craftax-Symbolic-v1": None,
     "playground:CartpoleBalance": None,
     "playground:PendulumSwingup": None,
     "playground:PointMass": None,
 }
+NOTHING_LEGAL = {"jumanji:FlatPack-v0", "jumanji:MMST-v0"}  # before the end, at times
 PACKAGES = {"playground": "mujoco_playground"}
 CASES = [
     pytest.param(each, marks=pytest.mark.slow if each == "xminigrid:MiniGrid-Empty-5x5" else pytest.mark.long)
@@ -91,7 +101,7 @@ def test_an_episode_from_its_start_to_the_next_ones(env_id):
         for number in range(STEPS):
             assert space.contains(as_space(space, observation)), observation
             action, possible = legal(environment.action_space, observation, rng)
-            assert possible
+            assert possible or env_id in NOTHING_LEGAL
             assert environment.action_space.contains(as_space(environment.action_space, action))
             key = jax.random.key(number)
             result, alone = step(key, state, action), free(jax.random.split(key)[0], state, action)
