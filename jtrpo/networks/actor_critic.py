@@ -22,18 +22,20 @@ class Encoder(nn.Module):
         observation_space: see :class:`Torso`.
         hidden_sizes: width of each hidden layer; a memory has the width of the last.
         activation: applied after each hidden layer.
+        flatten_images: images are not convolved, but flat.
         memory: ``None``, ``"gru"`` or ``"lstm"``; with a memory, the input is :class:`Sequences`.
     """
 
     observation_space: spaces.Space
     hidden_sizes: tuple[int, ...] = (64, 64)
     activation: Callable[[Array], Array] = jnp.tanh
+    flatten_images: bool = False
     memory: str | None = None
 
     @nn.compact
     def __call__(self, seen: PyTree) -> tuple[Float[Array, "... H"], PyTree]:
         """Return the features, and the memory's carry after each step."""
-        torso = Torso(self.observation_space, self.hidden_sizes, self.activation)
+        torso = Torso(self.observation_space, self.hidden_sizes, self.activation, self.flatten_images)
         if self.memory is None:
             return torso(seen), ()
         return Memory(self.memory, self.hidden_sizes[-1])(torso(seen.observation), seen)

@@ -146,11 +146,13 @@ class Torso(nn.Module):
         observation_space: what :func:`check_observation_space` admits.
         hidden_sizes: width of each hidden layer.
         activation: applied after each hidden layer.
+        flatten_images: images are not convolved, but flat.
     """
 
     observation_space: spaces.Space
     hidden_sizes: tuple[int, ...] = (64, 64)
     activation: Callable[[Array], Array] = jnp.tanh
+    flatten_images: bool = False
 
     @nn.compact
     def __call__(self, observation: PyTree) -> Float[Array, "... H"]:
@@ -174,9 +176,11 @@ class Torso(nn.Module):
             return [jax.nn.one_hot(flat[..., i] - int(start), int(n)) for i, (start, n) in enumerate(pairs)]
         if not is_image(space):
             return [jnp.asarray(flat, float)]
-        image = jnp.asarray(observation, float)
-        image = jnp.moveaxis(image, -3, -1) if channels_first(space) else image
-        return [CNN()(image / 255.0 if space.dtype == np.uint8 else image)]
+        image = jnp.asarray(flat if self.flatten_images else observation, float)
+        image = image / 255.0 if space.dtype == np.uint8 else image
+        if self.flatten_images:
+            return [image]
+        return [CNN()(jnp.moveaxis(image, -3, -1) if channels_first(space) else image)]
 
 
 def mask_logits(logits: Float[Array, "... A"], mask: Bool[Array, "... A"] | None) -> Float[Array, "... A"]:

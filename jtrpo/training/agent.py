@@ -256,7 +256,10 @@ def make_agent(config: TrainConfig) -> Agent:
     """
     check_config(config)
     observation_space = config.environment.observation_space
-    encoder = partial(Encoder, hidden_sizes=config.hidden_sizes, activation=ACTIVATIONS[config.activation])
+    activation = ACTIVATIONS[config.activation]
+    encoder = partial(
+        Encoder, hidden_sizes=config.hidden_sizes, activation=activation, flatten_images=config.flatten_images
+    )
     seen_by_policy = part_of(observation_space, config.seen_by_policy, masked=True)
     head = Head(config.environment.action_space, config.box_distribution, config.initial_log_std)
     policy = PolicyNetwork(encoder(seen_by_policy, memory=config.memory), head)

@@ -68,6 +68,8 @@ class TrainConfig:
     Attributes: Network
         hidden_sizes: width of each hidden layer of the policy and of the critic.
         activation: ``"tanh"``, ``"relu"``, ``"elu"``, ``"gelu"`` or ``"silu"``.
+        flatten_images: images go to the hidden layers pixel by pixel instead of through convolutions: many times as fast on a
+            CPU, and enough for pictures as small as MinAtar's.
         memory: recurrent layer after the hidden ones, of the last one's width: ``None``, ``"gru"`` or ``"lstm"``. Beside a
             network of your own it is that of the built-in one.
         shared_torso: the critic reads the policy's features (and does not shape them) instead of having its own.
@@ -162,6 +164,7 @@ class TrainConfig:
 
     hidden_sizes: tuple[int, ...] = (64, 64)
     activation: str = "tanh"
+    flatten_images: bool = False
     memory: str | None = None
     shared_torso: bool = False
     policy_network: Network | None = dataclasses.field(default=None, metadata={"cli": False})
@@ -220,7 +223,8 @@ class TrainConfig:
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name), at_least=1)
         for name in (
-            "shared_torso", "normalize_observations", "scale_rewards", "normalize_advantages", "normalize_values"
+            "flatten_images", "shared_torso", "normalize_observations", "scale_rewards", "normalize_advantages",
+            "normalize_values",
         ):  # fmt: skip
             check_static(name, getattr(self, name), bool)
         for name, choices in CHOICES.items():
