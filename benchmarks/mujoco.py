@@ -30,10 +30,16 @@ POINTS = 100
 """Of a curve: each the mean over a hundredth of the run."""
 
 
-def settings_of(task: str, changes: dict[str, Any]) -> tuple[jtrpo.TrainConfig, jtrpo.Hyperparams]:
-    """Those that ship for a task in EnvPool, with some changed."""
+Run = Callable[[str, int, jtrpo.TrainConfig, jtrpo.Hyperparams], dict[str, Any]]
+"""``(task, seed, config, hyperparams) -> what its file holds``."""
+
+
+def settings_of(
+    task: str, changes: dict[str, Any], suite: str = "envpool:"
+) -> tuple[jtrpo.TrainConfig, jtrpo.Hyperparams]:
+    """Those that ship for a task of a suite, with some changed."""
     listed = {name: tuple(value) if isinstance(value, list) else value for name, value in changes.items()}
-    return jtrpo.tuned(f"envpool:{task}", **listed)
+    return jtrpo.tuned(f"{suite}{task}", **listed)
 
 
 def parser_of(doc: str | None) -> argparse.ArgumentParser:
@@ -135,13 +141,12 @@ def gather(folder: Path) -> None:
     redraw(folder)
 
 
-def main() -> None:
+def study(parser: argparse.ArgumentParser, run: Run, suite: str) -> None:
     """Train the seeds that are missing, and draw all that are there."""
-    parser = parser_of(__doc__)
     options = parser.parse_args()
     changes = {"total_timesteps": options.steps, **options.settings}
     try:  # all mistakes before the first run
-        settings = {task: settings_of(task, changes) for task in options.tasks}
+        settings = {task: settings_of(task, changes, suite) for task in options.tasks}
     except (TypeError, ValueError) as error:
         parser.error(str(error))
     for task, (config, hyperparams) in settings.items():
@@ -149,6 +154,11 @@ def main() -> None:
             file = options.out / task / f"{seed}.json"
             run_once(file, config, hyperparams, partial(run, task, seed, config, hyperparams))
     gather(options.out)
+
+
+def main() -> None:
+    """Read the options, and train."""
+    study(parser_of(__doc__), run, "envpool:")
 
 
 if __name__ == "__main__":
