@@ -1,8 +1,9 @@
 """Settings for known environments, measured by ``benchmarks/learning.py``.
 
 Found by random search (``benchmarks/search.py``) and variations of its best by hand, on other seeds than those reported. Settings
-ship only where they beat the defaults, for as many steps, by more than the interval over 20 seeds; those of MuJoCo's robots were
-found by single trials and compared with the defaults on one to three seeds (``benchmarks/results/what_helps_mujoco.md``).
+ship only where they beat the defaults, for as many steps, by more than the interval over 20 seeds; those of MuJoCo's robots and of
+MinAtar's games were found by single trials (``what_helps_mujoco.md`` and ``what_helps_minatar.md`` in ``benchmarks/results``), the
+former compared with the defaults on one to three seeds.
 """
 
 import re
@@ -36,6 +37,22 @@ _ROBOT = {
 
 _WITHIN_A_LIMIT = {**_ROBOT, "num_envs": 16}
 """Costs are rare: with half the batch, or a larger ``max_kl``, Hopper learned to fall before it had cost much."""
+
+_PICTURE = {
+    "total_timesteps": 10_000_000,
+    "num_envs": 64,
+    "num_steps": 64,
+    "flatten_images": True,
+    "hidden_sizes": (128, 128),
+    "activation": "relu",
+    "critic": "gauss_newton",
+    "critic_epochs": 2,
+    "critic_fraction": 0.1,
+    "fisher_fraction": 0.1,
+    "anneal": ("max_kl", "entropy_coefficient"),
+}
+"""For MinAtar. What is worth most is the entropy bonus: without a large one Breakout's policy is certain of its moves before it
+has seen a ball that it must run for."""
 
 TUNED: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
     "Acrobot-v1": (
@@ -89,6 +106,9 @@ TUNED: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
     "GaussianBandit-misc": (_REMEMBERING, {"max_kl": 0.01}),
     "MemoryChain-bsuite": ({**_REMEMBERING, "total_timesteps": 100_000}, {"max_kl": 0.01}),
     "MetaMaze-misc": ({"total_timesteps": 200_000}, {}),
+    "Breakout-MinAtar": (_PICTURE, {"max_kl": 0.01, "entropy_coefficient": 0.3}),
+    "Freeway-MinAtar": (_PICTURE, {"max_kl": 0.02, "entropy_coefficient": 0.05}),
+    "SpaceInvaders-MinAtar": (_PICTURE, {"max_kl": 0.01, "entropy_coefficient": 0.03}),
     "Ant": (_ROBOT, {"max_kl": 0.03}),
     "HalfCheetah": ({**_ROBOT, "initial_log_std": -1.0}, {"max_kl": 0.03, "gae_lambda": 0.9}),
     "Humanoid": ({**_ROBOT, "initial_log_std": -1.0}, {"max_kl": 0.03}),
