@@ -30,6 +30,8 @@ GAUSS_NEWTON = {
 MINATAR = {
     **GAUSS_NEWTON,
     "num_envs": 32,
+    "flatten_images": False,
+    "entropy_coefficient": 0.0,
     "hidden_sizes": (64,),
     "activation": "relu",
     "fisher_fraction": 0.25,
