@@ -14,6 +14,7 @@ import numpy as np
 from gymnasium import spaces
 
 from jtrpo.core.check import check_count, check_seed, to_python
+from jtrpo.tools.checkpoint.lock import Lock
 from jtrpo.tools.files import atomic_write, make_folder
 from jtrpo.tools.settings import describe
 from jtrpo.tools.trainings import Setting, Trainings
@@ -91,7 +92,7 @@ def tune(
     Raises:
         TypeError: an unknown setting, or a value of the wrong type.
         ValueError: a value out of range, fewer candidates than groups, a limit on costs, of which returns say nothing, or a
-            folder that holds another search.
+            folder that holds another search, or in which another process searches or trains.
     """
     check_count("candidates", candidates, at_least=2)
     check_count("seeds", seeds, at_least=2)
@@ -207,10 +208,13 @@ class _Record:
     """What was measured, in a file where there is a folder for it."""
 
     def __init__(self, directory: str | Path | None, search: dict[str, Any]):
-        self.file = None if directory is None else make_folder(directory, "directory") / RESULTS_FILE
+        self.file: Path | None = None
         self.known: dict[str, Any] = {}
-        if self.file is None:
+        if directory is None:
             return
+        folder = make_folder(directory, "directory")
+        self.file, self._lock = folder / RESULTS_FILE, Lock(folder, "directory")
+        self._lock.acquire()
         self.search = json.loads(json.dumps(search, default=repr))
         if not self.file.exists():
             return

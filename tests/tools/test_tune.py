@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import jtrpo
+from jtrpo.tools.checkpoint.lock import Lock
 from jtrpo.tools.cli import main
 from jtrpo.tools.trainings import Trainings
 from jtrpo.tools.tune import table, train_command, tune
@@ -105,6 +106,16 @@ def test_a_search_goes_on_where_it_stopped_and_keeps_to_its_folder(made_up, tmp_
     file.write_text("{")
     with pytest.raises(ValueError, match="is damaged; remove it, or choose another folder"):
         search()
+
+
+def test_one_search_at_a_time_in_a_folder(made_up, tmp_path):
+    lock = Lock(tmp_path)
+    lock.acquire()
+    with pytest.raises(ValueError, match=r"directory='.*' is in use by this very process"):
+        tune("CartPole-v1", candidates=9, seeds=2, directory=tmp_path)
+    lock.release()
+    tune("CartPole-v1", candidates=9, seeds=2, directory=tmp_path)
+    lock.acquire()  # the search has given it back
 
 
 def test_the_command_prints_how_to_train_with_what_it_found(made_up, tmp_path, capsys):

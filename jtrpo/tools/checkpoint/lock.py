@@ -30,10 +30,11 @@ class Lock:
 
     Args:
         folder: that exists.
+        argument: by which it was given.
     """
 
-    def __init__(self, folder: Path):
-        self._folder = folder
+    def __init__(self, folder: Path, argument: str = "checkpoint_dir"):
+        self._folder, self._argument = folder, argument
         self._close: Any = None
 
     def __bool__(self) -> bool:
@@ -53,7 +54,7 @@ class Lock:
             descriptor = os.open(file, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
         except OSError as error:
             raise ValueError(
-                f"checkpoint_dir={str(self._folder)!r}: {FILE} cannot be opened ({error.strerror}); move it away, or choose "
+                f"{self._argument}={str(self._folder)!r}: {FILE} cannot be opened ({error.strerror}); move it away, or choose "
                 "another folder"
             ) from error
         self._close = weakref.finalize(self, os.close, descriptor)
@@ -95,7 +96,7 @@ class Lock:
                 "this very process",
                 "end that run first (leave its `with Checkpoints(...)`, or restart the kernel), or choose another folder",
             )
-        return f"checkpoint_dir={str(self._folder)!r} is in use by {who}; {remedy}"
+        return f"{self._argument}={str(self._folder)!r} is in use by {who}; {remedy}"
 
 
 def _lock(descriptor: int) -> None:
