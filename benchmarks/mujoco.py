@@ -23,7 +23,7 @@ import numpy as np
 
 import jtrpo
 from benchmarks.learning import redraw
-from jtrpo.tools.settings import describe
+from jtrpo.tools.settings import describe, differences
 
 EPISODES = 32
 POINTS = 100
@@ -60,7 +60,7 @@ def run_once(file: Path, config: jtrpo.TrainConfig, hyperparams: jtrpo.Hyperpara
     """Write what ``run`` returns, unless the file is there already."""
     file.parent.mkdir(parents=True, exist_ok=True)
     if file.exists():
-        if json.loads(file.read_text())["settings"] != describe(config, hyperparams):
+        if differences(json.loads(file.read_text())["settings"], describe(config, hyperparams)):
             raise SystemExit(f"{file} was made with other settings; choose another --out")
         return
     found = run()

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable
-from functools import singledispatch
 from typing import Any
 
 import jax
@@ -40,14 +39,15 @@ def uniforms_needed(distribution: Distribution) -> int:
 
 
 def sample_by(distribution: Distribution, noise: Float[Array, "N K"]) -> PyTree:
-    """Draw an action for each of ``N`` batch elements from uniform numbers, which say it alone.
+    """Draw an action for each of ``N`` batch elements from uniform numbers, which alone decide.
 
     Args:
         distribution: over ``N`` batch elements.
         noise: independent numbers, uniform in [0, 1), as many for each as :func:`uniforms_needed` says.
     """
-    limits = jnp.finfo(noise.dtype)
-    inside = jnp.clip(noise, limits.tiny, 1.0 - limits.epsneg)  # a logarithm follows
+    noise = jnp.asarray(noise, float)
+    half = 0.5 * jnp.finfo(noise.dtype).epsneg  # of the distance between two such numbers
+    inside = jnp.clip(noise, half, 1.0 - 2.0 * half)  # a logarithm follows
     taken = 0
 
     def take(shape: tuple[Any, ...]) -> Array:
@@ -59,49 +59,52 @@ def sample_by(distribution: Distribution, noise: Float[Array, "N K"]) -> PyTree:
     return _sample(distribution, take)
 
 
-@singledispatch
 def _sample(distribution: Any, uniform: Uniform) -> PyTree:
+    if isinstance(distribution, Product):
+        return jax.tree.map(lambda part: _sample(part, uniform), distribution.parts, is_leaf=is_part)
     check_distribution(distribution)
-    raise TypeError(f"actions of {type(distribution).__name__} cannot be drawn from uniform numbers, only by a key")
+    if type(distribution) not in _SAMPLERS:  # one that derives from these may draw otherwise
+        raise TypeError(f"actions of {type(distribution).__name__} cannot be drawn from uniform numbers, only by a key")
+    return _SAMPLERS[type(distribution)](distribution, uniform)
 
 
-@_sample.register
-def _(distribution: Categorical, uniform: Uniform) -> Array:
+def _categorical(distribution: Categorical, uniform: Uniform) -> Array:
     gumbel = -jnp.log(-jnp.log(uniform(distribution.logits.shape)))
     return jnp.argmax(distribution.logits + gumbel, axis=-1)
 
 
-@_sample.register
-def _(distribution: DiagGaussian | TanhGaussian, uniform: Uniform) -> Array:
+def _gaussian(distribution: DiagGaussian | TanhGaussian, uniform: Uniform) -> Array:
     mean = distribution.mean
     return mean + jnp.exp(jnp.broadcast_to(distribution.log_std, mean.shape)) * _normal(mean.shape, uniform)
 
 
-@_sample.register
-def _(distribution: StateDependentNoise, uniform: Uniform) -> Array:
+def _state_dependent(distribution: StateDependentNoise, uniform: Uniform) -> Array:
     shape = (distribution.mean.shape[0], *distribution.log_scale.shape)
     matrix = jnp.broadcast_to(jnp.exp(distribution.log_scale), shape) * _normal(shape, uniform)
     return distribution.mean + jnp.sum(distribution.features[..., None] * matrix, axis=-2)
 
 
-@_sample.register
-def _(distribution: Beta, uniform: Uniform) -> Array:
+def _beta(distribution: Beta, uniform: Uniform) -> Array:
     return 0.5 * (_log_gamma(distribution.alpha, uniform) - _log_gamma(distribution.beta, uniform))
 
 
-@_sample.register
-def _(distribution: Bernoulli, uniform: Uniform) -> Array:
+def _bernoulli(distribution: Bernoulli, uniform: Uniform) -> Array:
     return (uniform(distribution.logits.shape) < jax.nn.sigmoid(distribution.logits)).astype(jnp.int32)
 
 
-@_sample.register
-def _(distribution: MultiCategorical, uniform: Uniform) -> Array:
-    return jnp.stack([_sample(Categorical(logits), uniform) for logits in distribution.logits], axis=-1)
+def _multi_categorical(distribution: MultiCategorical, uniform: Uniform) -> Array:
+    return jnp.stack([_categorical(Categorical(logits), uniform) for logits in distribution.logits], axis=-1)
 
 
-@_sample.register
-def _(distribution: Product, uniform: Uniform) -> PyTree:
-    return jax.tree.map(lambda part: _sample(part, uniform), distribution.parts, is_leaf=is_part)
+_SAMPLERS: dict[type, Callable[[Any, Uniform], Array]] = {
+    Categorical: _categorical,
+    DiagGaussian: _gaussian,
+    TanhGaussian: _gaussian,
+    StateDependentNoise: _state_dependent,
+    Beta: _beta,
+    Bernoulli: _bernoulli,
+    MultiCategorical: _multi_categorical,
+}
 
 
 def _normal(shape: tuple[Any, ...], uniform: Uniform) -> Array:

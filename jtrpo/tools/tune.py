@@ -7,16 +7,17 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import jax
 import numpy as np
 from gymnasium import spaces
+from jaxtyping import PRNGKeyArray
 
 from jtrpo.core.check import check_count, check_seed, to_python
 from jtrpo.tools.checkpoint.lock import Lock
 from jtrpo.tools.files import atomic_write, make_folder
-from jtrpo.tools.settings import describe
+from jtrpo.tools.settings import describe, differences
 from jtrpo.tools.trainings import Setting, Trainings
 from jtrpo.training.config import TrainConfig
 from jtrpo.training.hyperparams import Hyperparams
@@ -116,12 +117,30 @@ def tune(
     settings = [each for group in groups for each in group.settings]
     ships = describe(config, shipped)
     record = _Record(directory, {"settings": settings, "seeds": seeds, "seed": seed, **ships})
-
-    first = np.cumsum([0, *(len(group.settings) for group in groups)])
     key, fresh_key = jax.random.split(jax.random.key(seed))
-    keys = jax.random.split(key, seeds)
-    rounds = max(1, math.ceil(math.log(candidates, KEPT) - 1e-9))
-    scores, alive = np.full((rounds, candidates), np.nan), np.arange(candidates)
+    with record:
+        scores, best = _halve(groups, settings, jax.random.split(key, seeds), record, report)
+        fresh = []
+        for name, setting in (("found", best), ("shipped", {key: fixed[key] for key in fixed.keys() - budget.keys()})):
+            static = {key: value for key, value in setting.items() if key not in Hyperparams._fields}
+            whole = Trainings(env, budget, static, [setting])
+            train = partial(whole.go_on, np.arange(1), 1.0, jax.random.split(fresh_key, 2 * seeds))
+            fresh.append(record.of(f"fresh seeds, {name}", train)[0])
+            report(f"{2 * seeds} fresh seeds, {name}: {fresh[-1].mean():.1f}, worst {fresh[-1].min():.1f}")
+    return Search(settings, scores, {**budget, **best}, np.array(fresh))
+
+
+def _halve(
+    groups: list[Trainings],
+    settings: list[Setting],
+    keys: PRNGKeyArray,
+    record: "_Record",
+    report: Callable[[str], Any],
+) -> tuple[np.ndarray, Setting]:
+    """The scores of all settings after each round, and the best one."""
+    first = np.cumsum([0, *(len(group.settings) for group in groups)])
+    rounds = max(1, math.ceil(math.log(len(settings), KEPT) - 1e-9))
+    scores, alive = np.full((rounds, len(settings)), np.nan), np.arange(len(settings))
     turn = np.concatenate([np.arange(len(group.settings)) for group in groups])  # so that no group wins all ties
     for number, row in enumerate(scores):
         for index, group in enumerate(groups):
@@ -136,15 +155,7 @@ def tune(
             f"round {number + 1} of {rounds}: {alive.size} settings, {row[order[0]]:.1f} by {listed(settings[order[0]])}"
         )
         alive = np.sort(order[: math.ceil(alive.size / KEPT)])
-    best = settings[order[0]]
-    fresh = []
-    for name, setting in (("found", best), ("shipped", {key: fixed[key] for key in fixed.keys() - budget.keys()})):
-        static = {key: value for key, value in setting.items() if key not in Hyperparams._fields}
-        whole = Trainings(env, budget, static, [setting])
-        train = partial(whole.go_on, np.arange(1), 1.0, jax.random.split(fresh_key, 2 * seeds))
-        fresh.append(record.of(f"fresh seeds, {name}", train)[0])
-        report(f"{2 * seeds} fresh seeds, {name}: {fresh[-1].mean():.1f}, worst {fresh[-1].min():.1f}")
-    return Search(settings, scores, {**budget, **best}, np.array(fresh))
+    return scores, settings[order[0]]
 
 
 def _checked(vary: Any) -> dict[str, list[Any]]:
@@ -205,16 +216,14 @@ def _near(rng: np.random.Generator, shipped: Hyperparams, config: TrainConfig) -
 
 
 class _Record:
-    """What was measured, in a file where there is a folder for it."""
+    """What was measured, in a file where there is a folder for it, which nobody else writes to within a ``with``."""
 
     def __init__(self, directory: str | Path | None, search: dict[str, Any]):
-        self.file: Path | None = None
+        self.file = None if directory is None else make_folder(directory, "directory") / RESULTS_FILE
+        self._lock = None if self.file is None else Lock(self.file.parent, "directory")
         self.known: dict[str, Any] = {}
-        if directory is None:
+        if self.file is None:
             return
-        folder = make_folder(directory, "directory")
-        self.file, self._lock = folder / RESULTS_FILE, Lock(folder, "directory")
-        self._lock.acquire()
         self.search = json.loads(json.dumps(search, default=repr))
         if not self.file.exists():
             return
@@ -223,11 +232,19 @@ class _Record:
             searched, self.known = dict(there["search"]), dict(there["returns"])
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{str(self.file)!r} is damaged; remove it, or choose another folder") from error
-        if searched != self.search:
-            different = [name for name in {**self.search, **searched} if searched.get(name) != self.search.get(name)]
+        if different := differences(searched, self.search):
             raise ValueError(
                 f"directory={str(directory)!r} holds a search with other {' and '.join(different)}; choose another folder"
             )
+
+    def __enter__(self) -> Self:
+        if self._lock is not None:
+            self._lock.acquire()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._lock is not None:
+            self._lock.release()
 
     def of(self, name: str, measure: Callable[[], np.ndarray]) -> np.ndarray:
         """What ``measure`` returns, or returned in an earlier process."""

@@ -101,7 +101,7 @@ def test_an_episode_from_its_start_to_the_next_ones(env_id):
         for number in range(STEPS):
             assert space.contains(as_space(space, observation)), observation
             action, possible = legal(environment.action_space, observation, rng)
-            assert possible or env_id in NOTHING_LEGAL
+            assert possible or (number and env_id in NOTHING_LEGAL)
             assert environment.action_space.contains(as_space(environment.action_space, action))
             key = jax.random.key(number)
             result, alone = step(key, state, action), free(jax.random.split(key)[0], state, action)

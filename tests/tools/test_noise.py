@@ -32,10 +32,13 @@ def test_gaussians(kind):
     assert abs(np.corrcoef(action.T)[0, 1]) < 0.03
 
 
-def test_noise_that_depends_on_the_state():
-    features, scale = jnp.array([1.0, -2.0]), jnp.array([[0.5], [0.25]])
-    action = draw(jtrpo.StateDependentNoise(jnp.array([1.0]), features, jnp.log(scale)))
-    assert follows(action[:, 0], stats.norm(1.0, 0.5**0.5))
+def test_noise_that_depends_on_the_state_is_the_same_matrix_for_every_state():
+    features, log_scale = jnp.array([1.0, -2.0]), jnp.log(jnp.array([[0.5, 1.0], [0.25, 0.1]]))
+    of = lambda features: draw(jtrpo.StateDependentNoise(jnp.zeros(2), features, log_scale))  # noqa: E731
+    action, other = of(features), of(jnp.array([3.0, 0.5]))
+    assert follows(action[:, 0], stats.norm(0.0, 0.5**0.5))
+    assert follows(action[:, 1], stats.norm(0.0, 1.04**0.5))
+    np.testing.assert_allclose(action + other, of(jnp.array([4.0, -1.5])), atol=1e-5)
 
 
 @pytest.mark.parametrize(("alpha", "beta"), [(1.0, 1.0), (1.3, 5.0), (40.0, 1.0), (3e3, 1e3), (0.2, 0.5)])
@@ -65,20 +68,23 @@ def test_the_ends_of_the_noise_give_finite_actions_and_no_masked_ones():
     for distribution in (jtrpo.DiagGaussian(jnp.zeros((2, 3)), jnp.zeros(3)), jtrpo.Beta(*jnp.ones((2, 2, 3)))):
         for end in (0.0, 1.0):
             noise = jnp.full((2, uniforms_needed(distribution)), end)
-            assert np.isfinite(sample_by(distribution, noise)).all()
+            action = sample_by(distribution, noise)
+            assert np.isfinite(action).all()
+            assert abs(action).max() < 6.0 or isinstance(distribution, jtrpo.Beta)
     masked = jtrpo.Categorical(jnp.array([[-jnp.inf, 0.0, -jnp.inf, 3.0]]))
     for row in np.ndindex(2, 2, 2, 2):
         assert int(sample_by(masked, jnp.array([row], float))[0]) in (1, 3)
 
 
 def test_a_distribution_of_ones_own_needs_a_key():
-    class Own(jtrpo.DiagGaussian):
-        pass
+    class Folded(jtrpo.DiagGaussian):
+        def sample(self, key):
+            return abs(super().sample(key))
 
     class Other:
         sample = log_prob = entropy = mode = kl = lambda self: None
 
     jax.tree_util.register_static(Other)
-    assert uniforms_needed(Own(jnp.zeros((1, 2)), jnp.zeros(2))) == 4
-    with pytest.raises(TypeError, match="actions of Other cannot be drawn from uniform numbers"):
-        uniforms_needed(Other())
+    for own in (Folded(jnp.zeros((1, 2)), jnp.zeros(2)), Other(), jtrpo.Product({"one": Other()})):
+        with pytest.raises(TypeError, match=r"actions of (Folded|Other) cannot be drawn from uniform numbers"):
+            uniforms_needed(own)

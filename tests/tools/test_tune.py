@@ -1,5 +1,6 @@
 import json
 import math
+from contextlib import nullcontext
 
 import jax
 import numpy as np
@@ -114,8 +115,29 @@ def test_one_search_at_a_time_in_a_folder(made_up, tmp_path):
     with pytest.raises(ValueError, match=r"directory='.*' is in use by this very process"):
         tune("CartPole-v1", candidates=9, seeds=2, directory=tmp_path)
     lock.release()
-    tune("CartPole-v1", candidates=9, seeds=2, directory=tmp_path)
-    lock.acquire()  # the search has given it back
+
+    def interrupt(line):
+        raise KeyboardInterrupt
+
+    for report in (interrupt, lambda line: None):  # both searches give it back, while the exception is still kept
+        with pytest.raises(KeyboardInterrupt) if report is interrupt else nullcontext() as kept:
+            tune("CartPole-v1", candidates=9, seeds=2, directory=tmp_path, report=report)
+        lock.acquire()
+        lock.release()
+    del kept
+
+
+def test_a_search_goes_on_that_was_saved_before_a_setting_existed(made_up, tmp_path):
+    search = lambda **more: tune("CartPole-v1", candidates=9, seeds=2, directory=tmp_path, **more)  # noqa: E731
+    search()
+    done, file = len(made_up), tmp_path / "search.json"
+    saved = json.loads(file.read_text())
+    del saved["search"]["flatten_images"]
+    file.write_text(json.dumps(saved))
+    search()
+    assert len(made_up) == done
+    with pytest.raises(ValueError, match="holds a search with other settings and flatten_images; choose"):
+        search(vary={"flatten_images": [True], "num_steps": [32, 16, 8]})
 
 
 def test_the_command_prints_how_to_train_with_what_it_found(made_up, tmp_path, capsys):
