@@ -9,6 +9,7 @@ import numpy as np
 from jtrpo.core.check import check_choice
 from jtrpo.tools.plot import draw_band
 from jtrpo.tools.run_directory import METRICS_FILE, read_settings
+from jtrpo.tools.settings import with_defaults
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,7 +65,8 @@ def group_runs(folders: list[Path]) -> list[Group]:
     """
     groups: list[tuple[dict[str, Any], list[Path]]] = []
     for folder in folders:
-        settings = {name: value for name, value in read_settings(folder)["settings"].items() if name != "seed"}
+        settings = with_defaults(read_settings(folder)["settings"])
+        settings.pop("seed", None)
         same = next((runs for known, runs in groups if known == settings), None)
         if same is None:
             groups.append((settings, [folder]))

@@ -32,12 +32,17 @@ def describe(config: TrainConfig, hyperparams: Hyperparams | None = None, seed: 
 
 
 def differences(there: dict[str, Any], here: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Settings that differ, by name: the values there and here.
-
-    A setting that is missing there did not exist yet: its default stands for what was done then.
-    """
-    there = _defaults() | there
+    """Settings that differ, by name: the values there and here."""
+    there = with_defaults(there)
     return {name: (there[name], here[name]) for name in here if name in there and there[name] != here[name]}
+
+
+def with_defaults(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as :func:`describe` gave them, and those that did not exist then, by default."""
+    fields = {field.name: field.default for field in dataclasses.fields(TrainConfig) if field.name != "mesh"}
+    defaults = {name: value for name, value in fields.items() if value is not dataclasses.MISSING}
+    defaults |= {name: _function_name(defaults[name]) for name in FUNCTIONS}
+    return json.loads(json.dumps(defaults)) | settings
 
 
 def versions() -> dict[str, str]:
@@ -90,15 +95,6 @@ def config_of(settings: dict[str, Any], env: Any, networks: dict[str, Network | 
             f"env is not an environment for the run's policy: {listed(different)}; give one with the same spaces"
         )
     return config
-
-
-def _defaults() -> dict[str, Any]:
-    """What :func:`describe` says of the settings that have a default."""
-    fields = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
-    settings = {name: value for name, value in fields.items() if value is not dataclasses.MISSING}
-    del settings["mesh"]
-    settings |= {name: _function_name(settings[name]) for name in FUNCTIONS}
-    return json.loads(json.dumps(settings))
 
 
 def _function_name(function: Any) -> str | None:

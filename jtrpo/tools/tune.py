@@ -5,9 +5,10 @@ import json
 import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -118,7 +119,7 @@ def tune(
     ships = describe(config, shipped)
     record = _Record(directory, {"settings": settings, "seeds": seeds, "seed": seed, **ships})
     key, fresh_key = jax.random.split(jax.random.key(seed))
-    with record:
+    with record.lock:
         scores, best = _halve(groups, settings, jax.random.split(key, seeds), record, report)
         fresh = []
         for name, setting in (("found", best), ("shipped", {key: fixed[key] for key in fixed.keys() - budget.keys()})):
@@ -216,11 +217,11 @@ def _near(rng: np.random.Generator, shipped: Hyperparams, config: TrainConfig) -
 
 
 class _Record:
-    """What was measured, in a file where there is a folder for it, which nobody else writes to within a ``with``."""
+    """What was measured, in a file where there is a folder for it; within ``with record.lock`` nobody else writes there."""
 
     def __init__(self, directory: str | Path | None, search: dict[str, Any]):
         self.file = None if directory is None else make_folder(directory, "directory") / RESULTS_FILE
-        self._lock = None if self.file is None else Lock(self.file.parent, "directory")
+        self.lock = nullcontext() if self.file is None else Lock(self.file.parent, "directory")
         self.known: dict[str, Any] = {}
         if self.file is None:
             return
@@ -236,15 +237,6 @@ class _Record:
             raise ValueError(
                 f"directory={str(directory)!r} holds a search with other {' and '.join(different)}; choose another folder"
             )
-
-    def __enter__(self) -> Self:
-        if self._lock is not None:
-            self._lock.acquire()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._lock is not None:
-            self._lock.release()
 
     def of(self, name: str, measure: Callable[[], np.ndarray]) -> np.ndarray:
         """What ``measure`` returns, or returned in an earlier process."""

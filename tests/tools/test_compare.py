@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jtrpo.tools.cli import main
-from jtrpo.tools.compare import compare_runs, read_metrics
+from jtrpo.tools.compare import compare_runs, group_runs, read_metrics
 
 
 def test_seeds_share_a_curve_and_settings_name_it(runs):
@@ -19,6 +19,14 @@ def test_seeds_share_a_curve_and_settings_name_it(runs):
     np.testing.assert_array_equal(first.get_xdata(), np.arange(64, 641, 64))
     assert len(axes.collections) == 1  # the band of the one with two seeds
     plt.close(axes.figure)
+
+
+def test_a_run_from_before_a_setting_existed_is_one_with_its_default(runs, tmp_path):
+    saved = json.loads((runs[0] / "config.json").read_text())
+    del saved["settings"]["flatten_images"]
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    (group,) = group_runs([tmp_path, runs[0]])
+    assert group.folders == [tmp_path, runs[0]]
 
 
 def test_the_command_writes_the_picture_and_names_what_is_wrong(runs, tmp_path, capsys):

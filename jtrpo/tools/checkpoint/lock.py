@@ -10,7 +10,7 @@ import warnings
 import weakref
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 try:
     import fcntl
@@ -40,6 +40,13 @@ class Lock:
     def __bool__(self) -> bool:
         """Whether it is held."""
         return self._close is not None
+
+    def __enter__(self) -> Self:
+        self.acquire()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
     def acquire(self) -> None:
         """Take it, where it is not held already.
