@@ -152,6 +152,16 @@ def autoreset_mode(env: VectorEnv) -> AutoresetMode:
         ) from error
 
 
+def renews_some(env: VectorEnv) -> bool:
+    """Whether a vector environment can begin some of its episodes anew while the others go on."""
+    return (
+        autoreset_mode(env) is AutoresetMode.DISABLED
+        or isinstance(env.unwrapped, SyncVectorEnv | AsyncVectorEnv)
+        or envpool.is_envpool(env)
+        or comes_from(env.unwrapped, "ale_py")
+    )
+
+
 class HostStep(NamedTuple):
     """One step of ``N`` environments.
 
@@ -197,11 +207,7 @@ class HostVector:
         self.metrics, self.cost = metrics, cost
         self.num_envs = env.num_envs
         self.seeded_when_made = envpool.is_envpool(env.unwrapped)
-        self._renews_some = self.mode is AutoresetMode.DISABLED or (
-            isinstance(env.unwrapped, SyncVectorEnv | AsyncVectorEnv)
-            or envpool.is_envpool(env)
-            or comes_from(env.unwrapped, "ale_py")
-        )
+        self._renews_some = renews_some(env)
         self._observation: PyTree = ()
         self._plain = _plain_numbers(env.single_observation_space)
         self._begins = np.zeros(env.num_envs, bool)

@@ -14,7 +14,7 @@ from jtrpo.core.check import check_choice, check_count, check_number, check_stat
 from jtrpo.core.objective import Objective
 from jtrpo.envs.gymnasium import HostEnvironment
 from jtrpo.envs.metrics import check_metrics
-from jtrpo.envs.protocol import Environment
+from jtrpo.envs.protocol import Environment, time_limit
 from jtrpo.envs.reset_pool import check_reset_pool
 from jtrpo.envs.resolve import can_wait, resolve
 from jtrpo.networks.heads import BOX_DISTRIBUTIONS
@@ -61,6 +61,9 @@ class TrainConfig:
         num_steps: steps of each environment per update; the batch is ``num_envs * num_steps``.
         reset_pool: fresh starts, made for each collection, from which the episodes that begin in it draw at random; 0: each has
             one of its own. For environments whose reset is expensive, such as Brax's and Craftax's.
+        max_episode_steps: cut the training's episodes after so many steps, as by a time limit, and begin new ones: a policy that
+            has learned to go on for long otherwise meets few starts, and forgets the rare ones. Evaluation plays whole episodes.
+            ``None``: the environment's own limit.
         env_metrics: names of numbers of the environment to report in ``Metrics.episode.metrics``: of the ``info`` of gymnax and
             Gymnasium, of the ``metrics`` of Brax. Without, one of your own reports all of its ``EnvStep.metrics``, others none.
         env_cost: name of the cost in Gymnasium's ``info``. An environment in JAX gives it in ``EnvStep.cost``.
@@ -159,6 +162,7 @@ class TrainConfig:
     num_envs: int = 64
     num_steps: int = 32
     reset_pool: int = 0
+    max_episode_steps: int | None = None
     env_metrics: tuple[str, ...] = ()
     env_cost: str | None = None
 
@@ -219,7 +223,7 @@ class TrainConfig:
         ):  # fmt: skip
             check_count(name, getattr(self, name), at_least=1)
         check_count("vine_branches", self.vine_branches, at_least=2)
-        for name in ("chunk_size", "critic_epochs"):
+        for name in ("max_episode_steps", "chunk_size", "critic_epochs"):
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name), at_least=1)
         for name in (
@@ -252,7 +256,7 @@ class TrainConfig:
             check_spaces(self.environment.observation_space, self.environment.action_space, self.squash)
             seen = (self.seen_by_policy, self.critic_observation)
             check_parts(self.environment.observation_space, *seen, self.shared_torso)
-            check_host(self.environment, self.num_envs, self.mesh, self.sampling)
+            check_host(self.environment, self.num_envs, self.mesh, self.sampling, self.max_episode_steps)
         if self.sampling == "vine":
             check_vine(self)
         if self.constraint_method is not None:
@@ -266,6 +270,12 @@ class TrainConfig:
     def environment(self) -> Environment | HostEnvironment:
         """What ``env`` stands for."""
         return resolve(self.env)
+
+    @property
+    def time_limit(self) -> int | None:
+        """Most steps of an episode of training: ``max_episode_steps``, or the environment's own limit where that is less."""
+        limits = (self.max_episode_steps, time_limit(getattr(self.environment, "max_episode_steps", None)))
+        return min((limit for limit in limits if limit is not None), default=None)
 
     @property
     def seen_by_policy(self) -> tuple[str, ...] | None:

@@ -250,9 +250,15 @@ def check_constrained(config: TrainConfig) -> None:
     """Raise where a setting does not go with ``constraint_method``.
 
     Raises:
-        ValueError: a memory, vine sampling, or, where the update is not TRPO's own, a setting that only that has.
+        ValueError: a memory, vine sampling, shorter episodes, or, where the update is not TRPO's own, a setting that only that
+            has.
     """
     method = config.constraint_method
+    if config.max_episode_steps is not None:
+        raise ValueError(
+            f"constraint_method={method!r} limits the cost of a whole episode, which max_episode_steps="
+            f"{config.max_episode_steps:,} does not let it see; leave that out"
+        )
     if config.has_memory or config.sampling == "vine":
         what = "sampling='vine'" if config.sampling == "vine" else "a memory"
         raise ValueError(f"constraint_method={method!r} does not go with {what}: the costs' critics have neither")

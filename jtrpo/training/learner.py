@@ -18,7 +18,6 @@ from jtrpo.core.pcpo import pcpo_update
 from jtrpo.core.trpo import TRPOInfo, trpo_update
 from jtrpo.core.vine import all_actions_objective, self_normalized_objective
 from jtrpo.envs.gymnasium import HostEnvironment
-from jtrpo.envs.protocol import time_limit
 from jtrpo.networks.torso import numeric
 from jtrpo.training.agent import Agent, make_agent
 from jtrpo.training.config import TrainConfig
@@ -399,5 +398,4 @@ def make_learner(config: TrainConfig) -> Learner:
     # Of costs the limit is known in their own units, so that targets are scaled instead.
     settings = replace(config, constraint_method=None, scale_rewards=False, normalize_values=True)
     of_costs = Learner(settings, replace(agent, rescale_values=True), objective)
-    limit = time_limit(getattr(config.environment, "max_episode_steps", None))
-    return Learner(config, agent, objective, Costs(config.constraint_method, of_costs, limit))
+    return Learner(config, agent, objective, Costs(config.constraint_method, of_costs, config.time_limit))

@@ -13,8 +13,9 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from jtrpo.core.check import check_callable, check_count
 from jtrpo.envs.gymnasium import HostEnvironment
+from jtrpo.envs.limited import Limited
 from jtrpo.envs.metrics import own_numbers
-from jtrpo.envs.protocol import Environment, time_limit
+from jtrpo.envs.protocol import Environment
 from jtrpo.envs.reset_pool import ResetPool
 from jtrpo.training.config import TrainConfig, check_config
 from jtrpo.training.constrained import check_cost_shape
@@ -169,10 +170,11 @@ def make_train(
 
 @dataclass(frozen=True, eq=False)
 class _Training:
-    """A learner and the environment, in JAX, that it learns in."""
+    """A learner, and the environment, in JAX, that it learns in; ``limited`` is that with the training's own limit."""
 
     config: TrainConfig
     environment: Environment
+    limited: Environment
     learner: Learner
     max_episode_steps: int | None
 
@@ -185,7 +187,7 @@ class _Training:
         config = self.config
         (env_key,) = keys_for(key, "environments")
         memory = self.learner.agent.empty_memory(config.num_envs)
-        env_state = reset(self.environment, env_key, config.num_envs, memory, *self.own_numbers)
+        env_state = reset(self.limited, env_key, config.num_envs, memory, *self.own_numbers)
         observation = jax.tree.map(lambda x: x[0], env_state.observation)
         state = self.learner.init(key, hyperparams, env_state, observation)
         if config.reuse > 1:
@@ -208,7 +210,7 @@ class _Training:
         config, agent = self.config, self.learner.agent
         vine = config.sampling == "vine"
         collect_key, reset_key = jax.random.split(key)
-        environment = self.environment
+        environment = self.limited
         if config.reset_pool:
             reset_key, pool_key = jax.random.split(reset_key)
             environment = ResetPool(environment, pool_key, config.reset_pool)
@@ -226,7 +228,7 @@ class _Training:
         cut = non_finite(env_state)
         if self.max_episode_steps is not None and config.num_steps < self.max_episode_steps:
             cut |= staggered_resets(config.num_envs, config.num_steps, state.update, self.max_episode_steps)
-        env_state, trajectory = reset_where(self.environment, env_state, trajectory, reset_key, cut)
+        env_state, trajectory = reset_where(self.limited, env_state, trajectory, reset_key, cut)
         return state._replace(env_state=env_state), trajectory, episodes
 
     def evaluate(
@@ -272,13 +274,13 @@ def _training(config: TrainConfig) -> _Training:
             f"{environment} is stepped in Python and cannot be part of a compiled program: use jtrpo.make_host_trainer(config) "
             "instead of make_train or make_trainer"
         )
-    # Here, before anything is traced: the limit may be a JAX array.
-    limit = time_limit(getattr(environment, "max_episode_steps", None))
+    limit = config.time_limit  # here, before anything is traced: it may be a JAX array
     if config.env_cost is not None:
         raise ValueError(
             f"env_cost={config.env_cost!r} is for environments of Gymnasium; one in JAX gives its cost in EnvStep.cost"
         )
-    training = _Training(config, environment, make_learner(config), limit)
+    limited = environment if limit is None or limit != config.max_episode_steps else Limited(environment, limit)
+    training = _Training(config, environment, limited, make_learner(config), limit)
     if config.env_metrics or config.constraint_method is not None:
         check_cost_shape(config, training.own_numbers[1])  # a wrong name among the metrics is refused here, too
     return training

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 from jtrpo.core.batch import Batch
 from jtrpo.core.distributions import Distribution
 from jtrpo.core.objective import log_prob_of_each
-from jtrpo.envs.protocol import Environment, time_limit
+from jtrpo.envs.protocol import Environment
 from jtrpo.training.keys import held_keys
 from jtrpo.training.rollout import Actor, RolloutState, Trajectory, act, expand, finite, flatten
 
@@ -238,10 +238,10 @@ def check_vine(config: TrainConfig) -> None:
             f"vine_states must be at most the states of a collection, {trunk}; got {config.vine_states:,}: lower it, or "
             "collect more"
         )
-    limit = time_limit(getattr(config.environment, "max_episode_steps", None))
+    limit = config.time_limit
     if limit is not None and config.vine_length > limit:
         raise ValueError(
-            f"vine_length must be at most the environment's limit of {limit:,} steps an episode; got {config.vine_length:,}"
+            f"vine_length must be at most the limit of {limit:,} steps an episode; got {config.vine_length:,}"
         )
     if config.batch_size > config.total_timesteps:
         branches = f"{config.vine_states:,} * {config.branches} * {config.vine_length:,} = {config.branch_steps:,}"

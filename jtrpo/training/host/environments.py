@@ -67,6 +67,7 @@ class LiveEnvironments:
         lent: whether they are another's to close.
         metrics: names of the numbers of ``info`` to count.
         cost: name of the one that is a cost, or what makes one of some; ``None``: there is none.
+        limit: steps after which episodes are cut; ``None``: the environments' own limit.
 
     Attributes:
         vector: the environments.
@@ -84,8 +85,9 @@ class LiveEnvironments:
         lent: bool = False,
         metrics: tuple[str, ...] = (),
         cost: str | SpeedCost | None = None,
+        limit: int | None = None,
     ):
-        self._make, self._lent, self.vector = make, lent, None
+        self._make, self._lent, self.vector, self._limit = make, lent, None, limit
         self._metrics, self._cost = metrics, cost
         self._owner: np.ndarray | None = None
 
@@ -120,8 +122,20 @@ class LiveEnvironments:
         """Act once in every environment."""
         assert self.vector is not None
         result = self.vector.step(action)
+        if self._limit is not None:
+            result = self._cut(result, self._limit)
         self.observation = result.observation
         return result
+
+    def _cut(self, result: HostStep, limit: int) -> HostStep:
+        """The same step, after which the episodes that are as long as the limit are over."""
+        assert self.vector is not None
+        cut = result.acted & ~(result.terminated | result.truncated) & (self.episodes.lengths + 1 >= limit)
+        if not cut.any():
+            return result
+        final = jax.tree.map(np.copy, result.final_observation)  # the reset may write into the same memory
+        observation, _ = self.vector.reset_where(cut)
+        return result._replace(observation=observation, truncated=result.truncated | cut, final_observation=final)
 
     def reset_where(self, which: Bool[np.ndarray, " N"]) -> Bool[np.ndarray, " N"]:
         """Begin new episodes in some environments; return in which they really begin."""

@@ -115,7 +115,7 @@ class _HostTraining:
         lent = environment.lent
         self.cost = environment.cost if config.env_cost is None else config.env_cost
         own = (config.env_metrics, self.cost)
-        self.live = LiveEnvironments(environment.make, lent[0], *own)
+        self.live = LiveEnvironments(environment.make, lent[0], *own, config.max_episode_steps)
         self.live_evaluation = LiveEnvironments(environment.make_evaluation, lent[1], *own)
         # One jitted function for each trainer: jit looks up a new bound method by its whole object.
         self._begin, self._learn, self._prepare = jax.jit(self.begin), jax.jit(self.learn), jax.jit(self.prepare)
@@ -245,7 +245,7 @@ class _HostTraining:
 
     def staggered(self, update: int) -> np.ndarray | None:
         """Which first episodes of this process's environments to cut after a collection."""
-        limit, num_steps = self.environment.max_episode_steps, self.config.num_steps
+        limit, num_steps = self.config.time_limit, self.config.num_steps
         if limit is None or (update + 1) * num_steps >= limit:  # the last cut comes before
             return None
         cut = staggered_resets(self.config.num_envs, num_steps, jnp.int32(update), limit)
