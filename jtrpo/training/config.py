@@ -13,6 +13,7 @@ from jtrpo.core.batch import Batch
 from jtrpo.core.check import check_choice, check_count, check_number, check_static, shown, to_python
 from jtrpo.core.objective import Objective
 from jtrpo.envs.gymnasium import HostEnvironment
+from jtrpo.envs.limited import Limited
 from jtrpo.envs.metrics import check_metrics
 from jtrpo.envs.protocol import Environment, time_limit
 from jtrpo.envs.reset_pool import check_reset_pool
@@ -270,6 +271,14 @@ class TrainConfig:
     def environment(self) -> Environment | HostEnvironment:
         """What ``env`` stands for."""
         return resolve(self.env)
+
+    @cached_property
+    def training_environment(self) -> Any:
+        """What is learned in: ``environment``, in JAX with ``max_episode_steps`` where that is less than its own limit."""
+        limit = self.time_limit
+        if limit is None or limit != self.max_episode_steps or isinstance(self.environment, HostEnvironment):
+            return self.environment
+        return Limited(self.environment, limit)
 
     @property
     def time_limit(self) -> int | None:

@@ -17,7 +17,6 @@ from jtrpo.core.objective import Objective, likelihood_ratio, mean_kl
 from jtrpo.core.pcpo import pcpo_update
 from jtrpo.core.trpo import TRPOInfo, trpo_update
 from jtrpo.core.vine import all_actions_objective, self_normalized_objective
-from jtrpo.envs.gymnasium import HostEnvironment
 from jtrpo.networks.torso import numeric
 from jtrpo.training.agent import Agent, make_agent
 from jtrpo.training.config import TrainConfig
@@ -256,10 +255,9 @@ class Learner:
 
     def branch(self, state: TrainState, trunk: Trajectory, batch: Batch, key: PRNGKeyArray) -> tuple[Trajectory, Batch]:
         """With vine sampling, the states that were branched from, and the batch of their branches."""
-        config, environment = self.config, self.config.environment
-        assert not isinstance(environment, HostEnvironment)
+        config = self.config
         return branch(
-            environment,
+            config.training_environment,
             self.agent,
             state,
             trunk,

@@ -13,7 +13,6 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from jtrpo.core.check import check_callable, check_count
 from jtrpo.envs.gymnasium import HostEnvironment
-from jtrpo.envs.limited import Limited
 from jtrpo.envs.metrics import own_numbers
 from jtrpo.envs.protocol import Environment
 from jtrpo.envs.reset_pool import ResetPool
@@ -170,11 +169,10 @@ def make_train(
 
 @dataclass(frozen=True, eq=False)
 class _Training:
-    """A learner, and the environment, in JAX, that it learns in; ``limited`` is that with the training's own limit."""
+    """A learner, and the environment, in JAX, that it is evaluated in; it may learn in shorter episodes of that."""
 
     config: TrainConfig
     environment: Environment
-    limited: Environment
     learner: Learner
     max_episode_steps: int | None
 
@@ -187,7 +185,7 @@ class _Training:
         config = self.config
         (env_key,) = keys_for(key, "environments")
         memory = self.learner.agent.empty_memory(config.num_envs)
-        env_state = reset(self.limited, env_key, config.num_envs, memory, *self.own_numbers)
+        env_state = reset(config.training_environment, env_key, config.num_envs, memory, *self.own_numbers)
         observation = jax.tree.map(lambda x: x[0], env_state.observation)
         state = self.learner.init(key, hyperparams, env_state, observation)
         if config.reuse > 1:
@@ -210,7 +208,7 @@ class _Training:
         config, agent = self.config, self.learner.agent
         vine = config.sampling == "vine"
         collect_key, reset_key = jax.random.split(key)
-        environment = self.limited
+        environment: Any = config.training_environment
         if config.reset_pool:
             reset_key, pool_key = jax.random.split(reset_key)
             environment = ResetPool(environment, pool_key, config.reset_pool)
@@ -228,7 +226,7 @@ class _Training:
         cut = non_finite(env_state)
         if self.max_episode_steps is not None and config.num_steps < self.max_episode_steps:
             cut |= staggered_resets(config.num_envs, config.num_steps, state.update, self.max_episode_steps)
-        env_state, trajectory = reset_where(self.limited, env_state, trajectory, reset_key, cut)
+        env_state, trajectory = reset_where(config.training_environment, env_state, trajectory, reset_key, cut)
         return state._replace(env_state=env_state), trajectory, episodes
 
     def evaluate(
@@ -279,8 +277,7 @@ def _training(config: TrainConfig) -> _Training:
         raise ValueError(
             f"env_cost={config.env_cost!r} is for environments of Gymnasium; one in JAX gives its cost in EnvStep.cost"
         )
-    limited = environment if limit is None or limit != config.max_episode_steps else Limited(environment, limit)
-    training = _Training(config, environment, limited, make_learner(config), limit)
+    training = _Training(config, environment, make_learner(config), limit)
     if config.env_metrics or config.constraint_method is not None:
         check_cost_shape(config, training.own_numbers[1])  # a wrong name among the metrics is refused here, too
     return training

@@ -134,3 +134,21 @@ def test_what_a_limit_does_not_go_with_is_refused():
         jtrpo.TrainConfig(Hazard(), constraint_method="cpo", max_episode_steps=9)
     with pytest.raises(ValueError, match=r"max_episode_steps=9 needs a vector .* begins them all at once"):
         jtrpo.TrainConfig(AllAtOnce(), num_envs=2, max_episode_steps=9)
+
+
+class Paying(Lasting):
+    """The action is the reward."""
+
+    def step(self, key, state, action):
+        return super().step(key, state, action)._replace(reward=action.astype(float))
+
+
+def test_branches_begin_in_shorter_episodes_too():
+    env = Paying(probes.DISCRETE)
+    vine = {"sampling": "vine", "vine_states": 4, "vine_length": 3, "total_timesteps": 512}
+    config = jtrpo.TrainConfig(env, num_envs=4, max_episode_steps=3, **vine, **SMALL)
+    trainer = jtrpo.make_trainer(config)
+    state, metrics = jax.jit(trainer.step)(trainer.init(jax.random.key(0)))
+    assert bool(metrics.policy.accepted)
+    with pytest.raises(ValueError, match="vine_length must be at most the limit of 2 steps"):
+        jtrpo.TrainConfig(env, num_envs=4, max_episode_steps=2, **vine, **SMALL)
