@@ -1,4 +1,4 @@
-"""Episodes that end sooner than the environment's own, for training from more starts."""
+"""Shorter episodes than the environment's own, for training from more starts."""
 
 from typing import Any
 
@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
+from jtrpo.envs.check import check_reset, check_step
 from jtrpo.envs.protocol import EnvStep
-from jtrpo.envs.resetting import ResettingEnvironment
 
 
-class Limited(ResettingEnvironment):
+class Limited:
     """An environment whose episodes are cut after ``limit`` steps, as by a time limit.
 
     Args:
@@ -24,7 +24,7 @@ class Limited(ResettingEnvironment):
 
     def reset(self, key: PRNGKeyArray) -> tuple[PyTree, PyTree]:
         """Begin an episode; the state has the number of its steps beside the environment's own."""
-        observation, state = self.environment.reset(key)
+        observation, state = check_reset(self.observation_space, self.environment.reset(key))
         return observation, (state, jnp.int32(0))
 
     def step_without_reset(self, key: PRNGKeyArray, state: PyTree, action: Any) -> EnvStep:
@@ -34,19 +34,21 @@ class Limited(ResettingEnvironment):
 
     def step(self, key: PRNGKeyArray, state: PyTree, action: Any) -> EnvStep:
         """Act once."""
-        if callable(getattr(self.environment, "step_without_reset", None)):
-            return super().step(key, state, action)
         step_key, reset_key = jax.random.split(key)
-        own, steps = state
-        result = self.environment.step(step_key, own, action)
-        ended = result.terminated | result.truncated  # and the environment has begun the next one by itself
+        (own, steps), start = state, self.reset(reset_key)
+        stays = getattr(self.environment, "step_without_reset", None)
+        result = (stays or self.environment.step)(step_key, own, action)
+        result = check_step(self.observation_space, own, start[0], result)
+        ended = result.terminated | result.truncated
         result = self._counted(result, steps + 1)
-        own, steps = result.state
-        going_on = (result.observation, (own, jnp.where(ended, 0, steps)))
-        cut = result.truncated & ~ended
-        observation, state = jax.tree.map(lambda new, old: jnp.where(cut, new, old), self.reset(reset_key), going_on)
+        begins = result.terminated | result.truncated
+        if not stays:  # where an episode ended by itself, the next one has begun
+            own, steps = result.state
+            result, begins = result._replace(state=(own, jnp.where(ended, 0, steps))), begins & ~ended
+        going_on = (result.observation, result.state)
+        observation, state = jax.tree.map(lambda new, old: jnp.where(begins, new, old), start, going_on)
         return result._replace(observation=observation, state=state)
 
     def _counted(self, result: EnvStep, steps: Int[Array, ""]) -> EnvStep:
-        cut = ~result.terminated & (steps >= self.limit)
-        return result._replace(truncated=result.truncated | cut, state=(result.state, steps))
+        cut = jnp.logical_not(result.terminated) & (steps >= self.limit)
+        return result._replace(truncated=jnp.logical_or(result.truncated, cut), state=(result.state, steps))

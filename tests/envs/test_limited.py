@@ -152,3 +152,26 @@ def test_branches_begin_in_shorter_episodes_too():
     assert bool(metrics.policy.accepted)
     with pytest.raises(ValueError, match="vine_length must be at most the limit of 2 steps"):
         jtrpo.TrainConfig(env, num_envs=4, max_episode_steps=2, **vine, **SMALL)
+
+
+class Careless(Lasting):
+    """What the protocol allows: numbers of Python and NumPy, of other types at reset than after a step."""
+
+    def reset(self, key):
+        return np.zeros(2), {"step": 0}
+
+    def step(self, key, state, action):
+        after = {"step": state["step"] + 1}
+        observation = jnp.stack([after["step"], 0])
+        return jtrpo.EnvStep(observation, after, 1, False, False, observation)
+
+
+@pytest.mark.parametrize("limit", [None, 3])
+def test_whatever_an_environment_may_return_may_be_cut(limit):
+    config = jtrpo.TrainConfig(Careless(probes.DISCRETE), num_envs=2, max_episode_steps=limit, **SMALL)
+    trainer = jtrpo.make_trainer(config)
+    step, state = jax.jit(trainer.step), trainer.init(jax.random.key(0))
+    for _ in range(2):
+        state, metrics = step(state)
+    assert step._cache_size() == 1
+    assert int(metrics.episode.finished) == (0 if limit is None else 2 * 16 // 3)
