@@ -7,7 +7,7 @@ from gymnasium.vector import AutoresetMode
 
 import jtrpo
 from jtrpo.envs.atari import games
-from jtrpo.envs.gymnasium import HostVector
+from jtrpo.envs.host_vector import HostVector
 from jtrpo.envs.resolve import resolve
 
 pytest.importorskip("ale_py")

@@ -8,7 +8,7 @@ import pytest
 from gymnasium import spaces
 
 import jtrpo
-from jtrpo.envs.gymnasium import HostVector
+from jtrpo.envs.host_vector import HostVector
 from jtrpo.tools.cli import main
 from jtrpo.tools.watch import play
 

@@ -8,7 +8,8 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
 import jtrpo
-from jtrpo.envs.gymnasium import HostVector, autoreset_mode, batch_example
+from jtrpo.envs.gymnasium import batch_example
+from jtrpo.envs.host_vector import HostVector, autoreset_mode
 from tests.probes import Counting, counting
 
 MODES = list(AutoresetMode)

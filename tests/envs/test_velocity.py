@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import jtrpo
-from jtrpo.envs.gymnasium import HostVector
+from jtrpo.envs.host_vector import HostVector
 from jtrpo.envs.velocity import ALONG, ANY_WAY, COSTS, SpeedCost, velocity_task
 
 

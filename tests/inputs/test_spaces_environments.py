@@ -15,7 +15,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
 import jtrpo
-from jtrpo.envs.gymnasium import HostVector
+from jtrpo.envs.host_vector import HostVector
 from jtrpo.training.episodes import EpisodeTotals, add_finished, summarize
 from jtrpo.training.host.collect import collect_on_host, play_on_host
 from jtrpo.training.host.environments import LiveEnvironments

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from jtrpo.envs.gymnasium import HostEnvironment, renews_some
+from jtrpo.envs.gymnasium import HostEnvironment
+from jtrpo.envs.host_vector import renews_some
 from jtrpo.envs.protocol import Environment
 from jtrpo.training.host.share import share_of
 

@@ -8,7 +8,7 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 from jaxtyping import Bool, PRNGKeyArray, PyTree
 
-from jtrpo.envs.gymnasium import HostStep, HostVector
+from jtrpo.envs.host_vector import HostStep, HostVector
 from jtrpo.envs.velocity import SpeedCost
 from jtrpo.training.episodes import EpisodeTotals, add_finished, no_episodes
 from jtrpo.training.state import TrainState
