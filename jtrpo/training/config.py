@@ -280,7 +280,7 @@ class TrainConfig:
             return self.environment
         return Limited(self.environment, limit)
 
-    @property
+    @cached_property
     def time_limit(self) -> int | None:
         """Most steps of an episode of training: ``max_episode_steps``, or the environment's own limit where that is less."""
         limits = (self.max_episode_steps, time_limit(getattr(self.environment, "max_episode_steps", None)))

@@ -138,6 +138,7 @@ def test_any_limit_of_ones_own_environment_trains(limit):
     env = probes.TruncatedOnly(probes.DISCRETE)
     env.max_episode_steps = limit
     shapes(env)
+    shapes(env, max_episode_steps=6)
 
 
 class Breaking(probes.Counting):
