@@ -31,8 +31,14 @@ FALL = 1 / 3
 """Speed of the integral's fall over that of its rise: estimates are noisy, and a limit met only on average is exceeded."""
 
 MARGIN = 0.1
-"""Gain of the margin that ``"cpo"`` and ``"pcpo"`` keep over that of a multiplier: one that grows while a policy still learns to
+"""Gain of the margin that ``"cpo"`` and ``"pcpo"`` keep over ``multiplier_gain``: one that grows while a policy still learns to
 stand teaches it to fall before it costs anything."""
+
+SHARE = 1 / 3
+"""Gain of a Lagrangian's share of the costs over ``multiplier_gain``."""
+
+MOST = 0.99
+"""Of that share, which is a multiplier of 99."""
 
 QUICK = 10.0
 """Proportional and derivative gain of ``"pid_lagrangian"`` over the integral one."""
@@ -47,7 +53,7 @@ class CostState(NamedTuple):
         target_statistics: running moments of the cost targets, ``[K]`` each.
         episodes: number of the episodes that ``length`` is a mean of, the last collection's and some before.
         length: mean number of steps of an episode.
-        integral: of the relative excess, ``[K]``: the multiplier's integral part, or the margin kept from the limit.
+        integral: of the relative excess, ``[K]``: of the costs' share in the Lagrangian, or of the margin kept from the limit.
         error: relative excess of an episode's cost in the update before, ``[K]``.
     """
 
@@ -171,26 +177,30 @@ class Costs:
     ) -> tuple[CostState, Float[Array, " K"], Float[Array, " K"]]:
         """The multiplier, or the cost to aim at, by the relative excess e = (cost - limit) / (cost + limit), in [-1, 1].
 
-            I <- max(0, I + k e),    multiplier = max(0, I + k_p e + k_d max(0, e - e of the update before))
+            I <- clip(I + k e),    W = clip(I + k_p e + k_d max(0, e - e of the update before)),    multiplier = W / (1 - W)
 
-        with k = ``multiplier_gain``, a third of it where e < 0, and k_p = k_d = 10 ``multiplier_gain``. ``"lagrangian"`` has the
-        integral alone: gradient ascent on the dual. ``"cpo"`` and ``"pcpo"``, whose k is a tenth and whose I is at most 1, aim at
-        (1 - I) limit: the step that their linear models like best is one whose cost they underestimate, and so the limit would be
-        exceeded for good.
+        within [0, 0.99], with k = ``multiplier_gain`` / 3, a third of it where e < 0, and k_p = k_d = 10 k. ``"lagrangian"`` has
+        the integral alone. W is the share of the costs in what the policy learns from, (1 - W) A - W A_c. It is the share that
+        follows the excess and not the multiplier: beyond 10 or so that hardly changes a direction, and so one that has grown
+        while nothing helped stays too large for long after the limit is met.
+
+        ``"cpo"`` and ``"pcpo"``, whose k is a tenth of ``multiplier_gain`` and whose I is at most 1, aim at (1 - I) limit: the
+        step that their linear models like best is one whose cost they underestimate, and so the limit would be exceeded for good.
 
         Source: Stooke et al. 2020, Responsive Safety in Reinforcement Learning by PID Lagrangian Methods,
-        https://arxiv.org/abs/2007.03964, algorithm 2.
+        https://arxiv.org/abs/2007.03964, algorithm 2, of which this is the share.
         """
         limit, gain = state.hyperparams.cost_limit, state.hyperparams.multiplier_gain
         of_lagrangian = self.method in ("lagrangian", "pid_lagrangian")
         both = episode + limit
         error = (episode - limit) / jnp.where(both > 0, both, 1.0)
-        most, speed = (jnp.inf, gain) if of_lagrangian else (1.0, MARGIN * gain)
+        most, speed = (MOST, SHARE * gain) if of_lagrangian else (1.0, MARGIN * gain)
         integral = jnp.clip(costs.integral + speed * error * jnp.where(error > 0, 1.0, FALL), 0.0, most)
-        multiplier = integral if of_lagrangian else jnp.zeros_like(integral)
+        share = integral if of_lagrangian else jnp.zeros_like(integral)
         if self.method == "pid_lagrangian":
             rise = jnp.where(state.update > 0, jnp.maximum(0.0, error - costs.error), 0.0)
-            multiplier = jnp.maximum(0.0, integral + QUICK * gain * (error + rise))
+            share = jnp.clip(integral + QUICK * speed * (error + rise), 0.0, most)
+        multiplier = share / (1.0 - share)
         aim = limit * (1.0 - integral)
         known = jnp.isfinite(error)  # NaN where a number of this update is out of its range, and would stay for good
         integral, error = jnp.where(known, integral, costs.integral), jnp.where(known, error, costs.error)

@@ -102,8 +102,8 @@ def nothing_yet(number=1):
     return CostState((), (), (), jnp.zeros(()), jnp.zeros(()), zeros, zeros)
 
 
-def test_the_multiplier_follows_the_relative_excess():
-    numbers = jtrpo.Hyperparams(cost_limit=1.0, multiplier_gain=0.1)
+def test_the_share_of_the_costs_follows_the_relative_excess():
+    numbers = jtrpo.Hyperparams(cost_limit=1.0, multiplier_gain=0.3)
     state = SimpleNamespace(hyperparams=numbers, update=jnp.int32(0))
     episodes = [3.0, 9.0, 0.0, 0.0]
     excess = [0.5, 0.8, -1.0, -1.0]  # (cost - 1) / (cost + 1)
@@ -111,14 +111,29 @@ def test_the_multiplier_follows_the_relative_excess():
     rise = np.array([0.0, 0.3, 0.0, 0.0])  # none before the first
     for method, expected in (
         ("lagrangian", integral),
-        ("pid_lagrangian", np.maximum(0.0, integral + 1.0 * (np.array(excess) + rise))),
+        ("pid_lagrangian", np.clip(integral + 1.0 * (np.array(excess) + rise), 0.0, 0.99)),
     ):
         costs, weights = nothing_yet(), []
         for update, episode in enumerate(episodes):
             state.update = jnp.int32(update)
             costs, multiplier, _ = costs_of(method).weigh(costs, jnp.array([episode]), state)
             weights.append(float(multiplier[0]))
-        np.testing.assert_allclose(weights, expected, atol=1e-6)
+        np.testing.assert_allclose(weights, expected / (1 - expected), rtol=1e-4, atol=1e-6)
+
+
+def test_a_multiplier_that_has_grown_for_long_comes_back_as_soon_as_one_that_has_not():
+    state = SimpleNamespace(hyperparams=jtrpo.Hyperparams(cost_limit=1.0), update=jnp.int32(1))
+    weigh = jax.jit(lambda costs, episode: costs_of("lagrangian").weigh(costs, episode, state)[:2])
+    updates = []
+    for number in (15, 1000):
+        costs, count = nothing_yet(), 0
+        for _ in range(number):
+            costs, multiplier = weigh(costs, jnp.array([99.0]))
+        assert 10 < float(multiplier[0]) < 100
+        while float(multiplier[0]) > 1:
+            (costs, multiplier), count = weigh(costs, jnp.zeros(1)), count + 1
+        updates.append(count)
+    assert updates == [15, 15]
 
 
 def test_a_limit_of_nothing_and_a_cost_of_nothing_leave_the_multiplier_alone():
