@@ -72,8 +72,8 @@ class Hyperparams(_HyperparamFields):
         cost_limit: what an episode may cost, undiscounted, with ``constraint_method``; of several costs each. At least 0.
         cost_gamma: discount of costs per step, in [0, 1].
         multiplier_gain: how fast costs gain weight where an episode costs far more than the limit: an update adds a third of this
-            to their share in a Lagrangian, or a tenth to the share of the limit that ``"cpo"`` and ``"pcpo"`` leave free; at least
-            0.
+            to their share in a Lagrangian, or a tenth to the share of the limit that ``"cpo"`` and ``"pcpo"`` leave free. At
+            least 0.
 
     Raises:
         TypeError: a value that is not a number.
