@@ -82,6 +82,10 @@ def test_draws_stay_near_what_ships_and_are_those_of_the_seed(made_up):
         assert 2 < near.max() < 4.01
     assert {each["num_steps"] for each in settings} == {8, 4, 2}
     assert all("critic_learning_rate" not in each for each in settings)  # it ships a Gauss-Newton critic
+    drawn = tune("CartPole-v1", candidates=54, seeds=2).settings
+    bonus = [each["entropy_coefficient"] for each in drawn if "entropy_coefficient" in each]  # none ships
+    assert 0.001 <= min(bonus) < 0.003 < 0.1 < max(bonus) <= 0.3
+    assert 15 < len(bonus) < 39
     given = tune("CartPole-v1", {"max_kl": [0.01, 0.02], "memory": ["gru"]}, candidates=9, seeds=2).settings
     assert {each["max_kl"] for each in given} == {0.01, 0.02}
     assert {each["memory"] for each in given} == {"gru"}
