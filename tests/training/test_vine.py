@@ -363,7 +363,7 @@ def test_a_masked_space_is_sampled_illegal_actions_are_never_tried_and_every_sim
             "num_envs * num_steps = 8 * 4 = 32 steps and vine_states * branches * vine_length = 12 * 2 * 2 = 48 more, "
             "80 in all, and total_timesteps is 79",
         ),
-        ({"vine_length": 501}, "vine_length must be at most the environment's limit of 500 steps an episode; got 501"),
+        ({"vine_length": 501}, "vine_length must be at most the limit of 500 steps an episode; got 501"),
         ({"vine_states": 33}, "at most the states of a collection, num_envs * num_steps = 8 * 4 = 32; got 33"),
         ({"vine_branches": 1}, "vine_branches must be a whole number of at least 2; got 1"),
         ({"vine_states": 0}, "vine_states must be a whole number of at least 1; got 0"),

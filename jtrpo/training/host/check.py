@@ -9,7 +9,11 @@ from jtrpo.training.host.share import share_of
 
 
 def check_host(
-    environment: Environment | HostEnvironment, num_envs: int, mesh: Any, sampling: str, max_episode_steps: int | None
+    environment: Environment | HostEnvironment,
+    num_envs: int,
+    mesh: Any,
+    sampling: str,
+    max_episode_steps: int | None = None,
 ) -> None:
     """Raise where an environment is on the host and a setting asks for what only one in JAX can do.
 
