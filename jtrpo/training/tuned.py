@@ -118,6 +118,8 @@ TUNED: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
         {**_ROBOT, "initial_log_std": 0.0, "normalize_values": True},
         {"max_kl": 0.02, "gamma": 0.9999, "gae_lambda": 0.99},
     ),
+    "Reacher": ({**_ROBOT, "initial_log_std": -1.0}, {"max_kl": 0.02}),
+    "InvertedPendulum": ({**_ROBOT, "initial_log_std": -1.0}, {"max_kl": 0.02}),
     "InvertedDoublePendulum": ({**_ROBOT, "max_episode_steps": 50}, {"max_kl": 0.02}),
     "SafetyAnt": ({**_WITHIN_A_LIMIT, "initial_log_std": -1.0}, {"max_kl": 0.04}),
     "SafetyHalfCheetah": ({**_WITHIN_A_LIMIT, "initial_log_std": -1.0}, {"max_kl": 0.03, "gae_lambda": 0.9}),
