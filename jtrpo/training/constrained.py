@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, PyTree
 
 from jtrpo.core.batch import Batch, mean_weights, normalize_advantages, sum_over, weighted_sum
+from jtrpo.training.cost_weight import weigh
 from jtrpo.training.critic import init_critic_optimizer
 from jtrpo.training.episodes import EpisodeSummary
 from jtrpo.training.normalization import RunningStatistics, init_statistics, standard_deviation, update_statistics
@@ -26,22 +27,6 @@ METHODS = ("cpo", "pcpo", "lagrangian", "pid_lagrangian")
 
 RECENT = 20.0
 """Episodes before a collection's own that count for an episode's mean length: those of an early policy are forgotten."""
-
-FALL = 1 / 3
-"""Speed of the integral's fall over that of its rise: estimates are noisy, and a limit met only on average is exceeded."""
-
-MARGIN = 0.1
-"""Gain of the margin that ``"cpo"`` and ``"pcpo"`` keep over ``multiplier_gain``: one that grows while a policy still learns to
-stand teaches it to fall before it costs anything."""
-
-SHARE = 1 / 3
-"""Gain of a Lagrangian's share of the costs over ``multiplier_gain``."""
-
-MOST = 0.99
-"""Of that share, which is a multiplier of 99."""
-
-QUICK = 10.0
-"""Proportional and derivative gain of ``"pid_lagrangian"`` over the integral one."""
 
 
 class CostState(NamedTuple):
@@ -148,8 +133,19 @@ class Costs:
         step = self.mean_of_newest(cost, trajectory.valid)
         costs = self.measure_episodes(state, episodes)
         length = jnp.where(costs.episodes > 0, costs.length, self.steps_so_far(state))
-        costs, multiplier, aim = self.weigh(costs, step * length, state)
-        return state._replace(costs=costs), CostEstimate(advantage.T, target, explained, step, length, multiplier, aim)
+        weight = weigh(
+            self.method,
+            costs.integral,
+            costs.error,
+            step * length,
+            limit=state.hyperparams.cost_limit,
+            gain=state.hyperparams.multiplier_gain,
+            first=state.update == 0,
+        )
+        costs = costs._replace(integral=weight.integral, error=weight.error)
+        return state._replace(costs=costs), CostEstimate(
+            advantage.T, target, explained, step, length, weight.multiplier, weight.aim
+        )
 
     def mean_of_newest(self, cost: Float[Array, "T N K"], valid: Bool[Array, "T N"]) -> Float[Array, " K"]:
         """Mean over the steps of the newest collection that count."""
@@ -171,40 +167,6 @@ class Costs:
         if self.max_episode_steps is not None:
             return jnp.asarray(self.max_episode_steps, float)
         return (state.update + 1).astype(float) * self.learner.config.num_steps
-
-    def weigh(
-        self, costs: CostState, episode: Float[Array, " K"], state: TrainState
-    ) -> tuple[CostState, Float[Array, " K"], Float[Array, " K"]]:
-        """The multiplier, or the cost to aim at, by the relative excess e = (cost - limit) / (cost + limit), in [-1, 1].
-
-            I <- clip(I + k e),    W = clip(I + k_p e + k_d max(0, e - e of the update before)),    multiplier = W / (1 - W)
-
-        within [0, 0.99], with k = ``multiplier_gain`` / 3, a third of it where e < 0, and k_p = k_d = 10 k. ``"lagrangian"`` has
-        the integral alone. W is the share of the costs in what the policy learns from, (1 - W) A - W A_c. It is the share that
-        follows the excess and not the multiplier: beyond 10 or so that hardly changes a direction, and so one that has grown
-        while nothing helped stays too large for long after the limit is met.
-
-        ``"cpo"`` and ``"pcpo"``, whose k is a tenth of ``multiplier_gain`` and whose I is at most 1, aim at (1 - I) limit: the
-        step that their linear models like best is one whose cost they underestimate, and so the limit would be exceeded for good.
-
-        Source: Stooke et al. 2020, Responsive Safety in Reinforcement Learning by PID Lagrangian Methods,
-        https://arxiv.org/abs/2007.03964, algorithm 2, of which this is the share.
-        """
-        limit, gain = state.hyperparams.cost_limit, state.hyperparams.multiplier_gain
-        of_lagrangian = self.method in ("lagrangian", "pid_lagrangian")
-        both = episode + limit
-        error = (episode - limit) / jnp.where(both > 0, both, 1.0)
-        most, speed = (MOST, SHARE * gain) if of_lagrangian else (1.0, MARGIN * gain)
-        integral = jnp.clip(costs.integral + speed * error * jnp.where(error > 0, 1.0, FALL), 0.0, most)
-        share = integral if of_lagrangian else jnp.zeros_like(integral)
-        if self.method == "pid_lagrangian":
-            rise = jnp.where(state.update > 0, jnp.maximum(0.0, error - costs.error), 0.0)
-            share = jnp.clip(integral + QUICK * speed * (error + rise), 0.0, most)
-        multiplier = share / (1.0 - share)
-        aim = limit * (1.0 - integral)
-        known = jnp.isfinite(error)  # NaN where a number of this update is out of its range, and would stay for good
-        integral, error = jnp.where(known, integral, costs.integral), jnp.where(known, error, costs.error)
-        return costs._replace(integral=integral, error=error), multiplier, aim
 
     def put_into(self, batch: Batch, state: TrainState, estimate: CostEstimate) -> Batch:
         """The batch that the policy learns from: with cost advantages, or with the Lagrangian's."""

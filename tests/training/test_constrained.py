@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from functools import partial
 from types import SimpleNamespace
 
 import jax
@@ -13,6 +14,7 @@ from gymnasium import spaces
 import jtrpo
 from jtrpo.envs.hazard import Hazard
 from jtrpo.training.constrained import METHODS, CostState
+from jtrpo.training.cost_weight import weigh
 from jtrpo.training.learner import make_learner
 from tests.core.constrained_mdp import Problem
 
@@ -102,67 +104,6 @@ def nothing_yet(number=1):
     return CostState((), (), (), jnp.zeros(()), jnp.zeros(()), zeros, zeros)
 
 
-def test_the_share_of_the_costs_follows_the_relative_excess():
-    numbers = jtrpo.Hyperparams(cost_limit=1.0, multiplier_gain=0.3)
-    state = SimpleNamespace(hyperparams=numbers, update=jnp.int32(0))
-    episodes = [3.0, 9.0, 0.0, 0.0]
-    excess = [0.5, 0.8, -1.0, -1.0]  # (cost - 1) / (cost + 1)
-    integral = np.array([0.05, 0.13, 0.13 - 0.1 / 3, 0.13 - 0.2 / 3])  # a fall has a third of the speed
-    rise = np.array([0.0, 0.3, 0.0, 0.0])  # none before the first
-    for method, expected in (
-        ("lagrangian", integral),
-        ("pid_lagrangian", np.clip(integral + 1.0 * (np.array(excess) + rise), 0.0, 0.99)),
-    ):
-        costs, weights = nothing_yet(), []
-        for update, episode in enumerate(episodes):
-            state.update = jnp.int32(update)
-            costs, multiplier, _ = costs_of(method).weigh(costs, jnp.array([episode]), state)
-            weights.append(float(multiplier[0]))
-        np.testing.assert_allclose(weights, expected / (1 - expected), rtol=1e-4, atol=1e-6)
-
-
-def test_a_multiplier_that_has_grown_for_long_comes_back_as_soon_as_one_that_has_not():
-    state = SimpleNamespace(hyperparams=jtrpo.Hyperparams(cost_limit=1.0), update=jnp.int32(1))
-    weigh = jax.jit(lambda costs, episode: costs_of("lagrangian").weigh(costs, episode, state)[:2])
-    updates = []
-    for number in (15, 1000):
-        costs, count = nothing_yet(), 0
-        for _ in range(number):
-            costs, multiplier = weigh(costs, jnp.array([99.0]))
-        assert 10 < float(multiplier[0]) < 100
-        while float(multiplier[0]) > 1:
-            (costs, multiplier), count = weigh(costs, jnp.zeros(1)), count + 1
-        updates.append(count)
-    assert updates == [15, 15]
-
-
-def test_a_limit_of_nothing_and_a_cost_of_nothing_leave_the_multiplier_alone():
-    state = SimpleNamespace(hyperparams=jtrpo.Hyperparams(cost_limit=0.0), update=jnp.int32(0))
-    _, multiplier, _ = costs_of("pid_lagrangian").weigh(nothing_yet(), jnp.zeros(1), state)
-    assert multiplier.tolist() == [0.0]
-
-
-def test_what_is_aimed_at_falls_while_an_episode_costs_too_much():
-    state = SimpleNamespace(hyperparams=jtrpo.Hyperparams(cost_limit=2.0, multiplier_gain=3.0), update=jnp.int32(0))
-    costs, aims = nothing_yet(), []
-    for episode in (1.0, 2.0, 6.0, 6.0, *[50.0] * 5, 0.0):
-        costs, multiplier, aim = costs_of("cpo").weigh(costs, jnp.array([episode]), state)
-        assert multiplier.tolist() == [0.0]
-        aims.append(float(aim[0]))
-    np.testing.assert_allclose(aims[:4], [2.0, 2.0, 1.7, 1.4], rtol=1e-6)
-    np.testing.assert_allclose(aims[-2:], [0.0, 0.2], atol=1e-6)
-
-
-def test_a_limit_that_is_none_for_an_update_leaves_nothing_behind():
-    """A traced number out of its range makes all numbers of the update NaN; the next update goes on from before."""
-    state = SimpleNamespace(
-        hyperparams=jtrpo.Hyperparams()._replace(cost_limit=jnp.array(jnp.nan)), update=jnp.int32(0)
-    )
-    before = nothing_yet()._replace(integral=jnp.ones(1), error=jnp.ones(1) / 2)
-    after, *_ = costs_of("pid_lagrangian").weigh(before, jnp.ones(1), state)
-    assert (after.integral.tolist(), after.error.tolist()) == ([1.0], [0.5])
-
-
 def test_an_episodes_length_is_that_of_the_last_ones():
     costs, state = costs_of("cpo"), SimpleNamespace(costs=nothing_yet())
     episodes = lambda number, length: SimpleNamespace(finished=jnp.int32(number), length_mean=jnp.float32(length))  # noqa: E731
@@ -228,10 +169,10 @@ def test_a_hazard_costs_inside_and_ends_at_the_goal():
 
 def test_a_lagrangians_policies_reach_the_optimum_of_a_constrained_mdp(x64):
     """By integral and slope: with the integral alone the policy swings between two that are deterministic, and may stay there."""
-    problem, costs = Problem(), costs_of("pid_lagrangian")
+    problem = Problem()
     state, action = jnp.divmod(jnp.arange(12), 3)
     limit = 0.85 * float(problem.evaluate(jnp.zeros((4, 3)))[1][1])
-    numbers = jtrpo.Hyperparams(cost_limit=limit)
+    weigh_cost = partial(weigh, "pid_lagrangian", limit=limit, gain=jtrpo.Hyperparams().multiplier_gain)
 
     def policy(logits, observation):
         return jtrpo.Categorical(observation @ logits)
@@ -240,14 +181,14 @@ def test_a_lagrangians_policies_reach_the_optimum_of_a_constrained_mdp(x64):
         logits, known = carry
         visits, mean, advantage = problem.evaluate(logits)
         weight, (reward, cost) = visits.ravel(), advantage.reshape(-1, 2).T
-        known, multiplier, _ = costs.weigh(known, mean[1:], SimpleNamespace(hyperparams=numbers, update=number))
+        *known, multiplier, _ = weigh_cost(*known, mean[1:], first=number == 0)
         reward, cost = (x / jnp.sqrt(weight @ x**2) for x in (reward, cost))
         penalized = (reward - multiplier[0] * cost) / (1 + multiplier[0])
         batch = jtrpo.Batch(jnp.eye(4)[state], action, penalized, weight=weight)
         logits, info = jtrpo.trpo_update(policy, logits, batch, max_kl=0.0003, cg_damping=1e-4)
         return (logits, known), (mean, info.kl)
 
-    start = (jnp.zeros((4, 3)), nothing_yet())
+    start = (jnp.zeros((4, 3)), [jnp.zeros(1), jnp.zeros(1)])
     mean, kl = jax.jit(lambda start: jax.lax.scan(update, start, jnp.arange(2000))[1])(start)
     reward, cost = mean[1000:].mean(axis=0)
     assert (kl <= 0.0003).all()
