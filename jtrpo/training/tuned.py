@@ -54,6 +54,12 @@ _PICTURE = {
 """For MinAtar. What is worth most is the entropy bonus: without a large one Breakout's policy is certain of its moves before it
 has seen a ball that it must run for."""
 
+_RARE_PICTURE: tuple[dict[str, Any], dict[str, float]] = (
+    {**_PICTURE, "fisher_fraction": 0.25, "normalize_observations": False},
+    {"max_kl": 0.02, "gae_lambda": 0.8, "entropy_coefficient": 0.02, "cg_damping": 0.01},
+)
+"""For games in which most pixels are rarely set. Their Fisher matrix is small, so that a damping of 0.1 would outweigh it."""
+
 TUNED: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
     "Acrobot-v1": (
         {
@@ -109,6 +115,8 @@ TUNED: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
     "Breakout-MinAtar": (_PICTURE, {"max_kl": 0.01, "entropy_coefficient": 0.3}),
     "Freeway-MinAtar": (_PICTURE, {"max_kl": 0.02, "entropy_coefficient": 0.05}),
     "SpaceInvaders-MinAtar": (_PICTURE, {"max_kl": 0.01, "entropy_coefficient": 0.03}),
+    "Asterix-MinAtar": _RARE_PICTURE,
+    "Seaquest-MinAtar": _RARE_PICTURE,
     "Ant": (_ROBOT, {"max_kl": 0.03}),
     "HalfCheetah": ({**_ROBOT, "initial_log_std": -1.0}, {"max_kl": 0.03, "gae_lambda": 0.9}),
     "Humanoid": ({**_ROBOT, "initial_log_std": -1.0}, {"max_kl": 0.03}),
