@@ -11,7 +11,6 @@ about, and on 32 with the most probable ones.
 """
 
 import dataclasses
-import json
 import time
 from functools import partial
 from pathlib import Path
@@ -114,11 +113,11 @@ def table(folder: Path) -> str:
 
 def gather(folder: Path) -> dict[tuple[str, str], list[dict[str, Any]]]:
     """All seeds that are there, by task and method."""
-    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     methods = ("none", *METHODS)
-    for file in sorted(folder.glob("*/*/*.json"), key=lambda file: (file.parts[-3], methods.index(file.parts[-2]))):
-        found.setdefault((file.parts[-3], file.parts[-2]), []).append(json.loads(file.read_text()))
-    return found
+    rows = sorted(
+        (row for row in folder.glob("*/*") if row.is_dir()), key=lambda row: (row.parts[-2], methods.index(row.name))
+    )
+    return {(row.parts[-2], row.name): mujoco.seeds_in(row) for row in rows}
 
 
 def draw(folder: Path) -> None:

@@ -23,7 +23,7 @@ import numpy as np
 
 import jtrpo
 from benchmarks.learning import redraw
-from jtrpo.tools.settings import describe, differences
+from jtrpo.tools.settings import describe, differences, listed, with_defaults
 
 EPISODES = 32
 POINTS = 100
@@ -116,11 +116,20 @@ def run(task: str, seed: int, config: jtrpo.TrainConfig, hyperparams: jtrpo.Hype
     }
 
 
+def seeds_in(folder: Path) -> list[dict[str, Any]]:
+    """The seeds of one row, which must share their settings."""
+    files = sorted(folder.glob("*.json"), key=lambda file: int(file.stem))
+    seeds = [json.loads(file.read_text()) for file in files]
+    for file, seed in zip(files, seeds, strict=True):
+        if different := differences(seed["settings"], with_defaults(seeds[0]["settings"])):
+            raise SystemExit(f"{file} and {files[0]} have other settings, so they are not one row: {listed(different)}")
+    return seeds
+
+
 def gather(folder: Path) -> None:
     """Put the seeds of each environment together, as :mod:`benchmarks.learning` has them, and draw them all."""
     for task in sorted(path for path in folder.iterdir() if path.is_dir()):
-        seeds = [json.loads(file.read_text()) for file in sorted(task.glob("*.json"), key=lambda file: int(file.stem))]
-        if not seeds:
+        if not (seeds := seeds_in(task)):
             continue
         steps = seeds[0]["timesteps"]
         entry = {

@@ -16,6 +16,15 @@ def test_what_ships_is_what_is_measured():
     assert mujoco.settings_of("InvertedDoublePendulum-v5", {}) == jtrpo.tuned("envpool:InvertedDoublePendulum-v5")
 
 
+def test_seeds_with_other_settings_are_not_one_row(tmp_path):
+    for seed, max_kl in enumerate((0.01, 0.01, 0.02)):
+        (tmp_path / f"{seed}.json").write_text(json.dumps({"settings": {"max_kl": max_kl}}))
+    with pytest.raises(
+        SystemExit, match=r"2.json and .*0.json have other settings.*max_kl is 0.02 there and 0.01 here"
+    ):
+        mujoco.seeds_in(tmp_path)
+
+
 @pytest.mark.slow
 def test_seeds_are_trained_once_and_put_together(tmp_path, monkeypatch):
     monkeypatch.setattr(mujoco, "EPISODES", 2)
