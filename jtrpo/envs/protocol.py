@@ -22,7 +22,8 @@ class EnvStep(NamedTuple):
         final_observation: what really followed the action, before any reset; equal to ``observation`` within an episode.
         metrics: numbers of the environment's own about this step, scalars by name; each episode's mean, sum and last value come
             out in ``Metrics.episode.metrics``.
-        cost: of this step, a scalar, or a vector for several constraints; recorded and summed over the episode, not learned from.
+        cost: of this step, a scalar, or a vector for several constraints; recorded and summed over the episode, and
+            learned from with ``constraint_method`` only.
     """
 
     observation: PyTree

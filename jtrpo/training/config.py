@@ -66,7 +66,8 @@ class TrainConfig:
             has learned to go on for long otherwise meets few starts, and forgets the rare ones. Evaluation plays whole episodes.
             ``None``: the environment's own limit.
         env_metrics: names of numbers of the environment to report in ``Metrics.episode.metrics``: of the ``info`` of gymnax and
-            Gymnasium, of the ``metrics`` of Brax. Without, one of your own reports all of its ``EnvStep.metrics``, others none.
+            Gymnasium, of the ``metrics`` of Brax. Without them an environment of your own reports all of its
+            ``EnvStep.metrics``, and others none.
         env_cost: name of the cost in Gymnasium's ``info``. An environment in JAX gives it in ``EnvStep.cost``.
 
     Attributes: Network

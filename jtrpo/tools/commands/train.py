@@ -37,7 +37,7 @@ class Train:
 
     env: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENV")]
     """Environment id, such as CartPole-v1; `jtrpo envs` lists them. Settings that are not given are those that ship for it.
-    gymnasium:ID, brax:ID and envpool:ID train on environments of these."""
+    A suite's prefix and id, such as gymnasium:Hopper-v5, train on environments of that suite."""
     seed: int = 0
     """Seed of the random key, below 2**32."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False

@@ -33,7 +33,7 @@ from jtrpo.training.trainer import Trainer, make_trainer
 
 
 class HostTrainer(NamedTuple):
-    """Three functions that train a policy, and one that compiles them ahead of time.
+    """Three functions that train a policy, one that compiles them ahead of time, and one that closes environments.
 
     ``init`` is pure. ``step`` and ``evaluate`` step environments, so they are neither jitted nor mapped; ``step`` goes on in the
     environments where the state before left them, and begins anew with any other state, such as one that was restored.
@@ -41,8 +41,10 @@ class HostTrainer(NamedTuple):
     Attributes:
         init: ``(key, hyperparams=Hyperparams()) -> TrainState``.
         step: ``(state) -> (state, Metrics)``: one update.
-        evaluate: ``(state, key, num_episodes=128, *, deterministic=True, summary=False) -> returns``, undiscounted,
-            ``[num_episodes]``, in environments of its own; with ``summary`` ``(returns, episodes)``.
+        evaluate: ``(state, key, num_episodes=128, *, deterministic=True, max_steps=10_000, summary=False) ->
+            returns``, undiscounted,
+            ``[num_episodes]``, in environments of its own; with ``summary`` ``(returns, episodes)``. An
+            episode that is not over after ``max_steps`` counts as far as it came.
         compile: ``() -> Metrics``: compile what ``step`` and ``evaluate`` call; return metrics that say nothing but their types.
         close: ``() -> None``: close the environments that the trainer made; those that it was given are their owner's.
     """
