@@ -47,9 +47,8 @@ class Trainer(NamedTuple):
         init: ``(key, hyperparams=Hyperparams()) -> TrainState``.
         step: ``(state) -> (state, Metrics)``: one update.
         evaluate: ``(state, key, num_episodes=128, *, deterministic=True, max_steps=10_000, summary=False) ->
-            returns``, undiscounted,
-            ``[num_episodes]``; with ``summary`` ``(returns, episodes)``, their numbers as in ``Metrics.episode``. An
-            episode that is not over after ``max_steps`` counts as far as it came.
+            returns``, undiscounted, ``[num_episodes]``; with ``summary`` ``(returns, episodes)``, their numbers as in
+            ``Metrics.episode``. An episode that is not over after ``max_steps`` counts as far as it came.
     """
 
     init: Callable[..., TrainState]

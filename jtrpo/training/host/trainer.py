@@ -42,8 +42,7 @@ class HostTrainer(NamedTuple):
         init: ``(key, hyperparams=Hyperparams()) -> TrainState``.
         step: ``(state) -> (state, Metrics)``: one update.
         evaluate: ``(state, key, num_episodes=128, *, deterministic=True, max_steps=10_000, summary=False) ->
-            returns``, undiscounted,
-            ``[num_episodes]``, in environments of its own; with ``summary`` ``(returns, episodes)``. An
+            returns``, undiscounted, ``[num_episodes]``, in environments of its own; with ``summary`` ``(returns, episodes)``. An
             episode that is not over after ``max_steps`` counts as far as it came.
         compile: ``() -> Metrics``: compile what ``step`` and ``evaluate`` call; return metrics that say nothing but their types.
         close: ``() -> None``: close the environments that the trainer made; those that it was given are their owner's.
