@@ -74,7 +74,7 @@ def from_id(env_id: str) -> HostEnvironment:
         if "mujoco" in str(error).lower():
             raise ValueError(f"env={env_id!r} needs MuJoCo: pip install 'jtrpo[mujoco]'") from error
         raise ValueError(f"env={env_id!r} needs a package that is not installed: {error}") from error
-    except gymnasium.error.Error as error:  # which names the nearest ids
+    except (gymnasium.error.Error, ImportError) as error:  # the former names the nearest ids
         raise ValueError(f"env={env_id!r} is not an environment of Gymnasium: {error}") from error
     one.close()
 

@@ -1,5 +1,6 @@
 """A vector of environments on the host, whichever way it begins its next episodes."""
 
+import copy
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -7,7 +8,7 @@ import jax
 import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
-from gymnasium.vector.utils import batch_space
+from gymnasium.vector.utils import concatenate, create_empty_array
 from jaxtyping import Bool, Float, PyTree
 
 from jtrpo.envs import envpool
@@ -91,6 +92,15 @@ class HostVector:
         self._observation: PyTree = ()
         self._plain = _plain_numbers(env.single_observation_space)
         self._begins = np.zeros(env.num_envs, bool)
+        self._has_lives = comes_from(env.unwrapped, "ale_py")
+        _keep_digits(env.unwrapped, self._asked())
+
+    def _asked(self) -> set[str]:
+        """Names of the numbers of ``info`` that are asked for."""
+        return {*self.metrics, *self._costs()}
+
+    def _costs(self) -> tuple[str, ...]:
+        return self.cost.of if isinstance(self.cost, SpeedCost) else () if self.cost is None else (self.cost,)
 
     def check_names(self, seed: int) -> None:
         """Play at random until each number that is asked for has come; before training, which resets the environments.
@@ -98,21 +108,22 @@ class HostVector:
         Raises:
             ValueError: one that had not come when an episode had ended, or after 1,000 steps.
         """
-        costs = self.cost.of if isinstance(self.cost, SpeedCost) else () if self.cost is None else (self.cost,)
-        asked = {*self.metrics, *costs}
+        asked = self._asked()
         seen: dict[str, None] = {}
-        actions = batch_space(self.env.single_action_space, self.num_envs)  # EnvPool's action_space is that of one
-        actions.seed(seed)
-        for step in range(1000 if asked else 0):
-            if step == 0:
-                self.reset(seed)
-            *_, terminated, truncated, info = self.env.step(actions.sample())
+        one = copy.deepcopy(self.env.single_action_space)
+        one.seed(seed)
+        observation = self.reset(seed) if asked else ()
+        for _ in range(1000 if asked else 0):
+            each = [_sample(one, _mask_of(observation, i)) for i in range(self.num_envs)]
+            action = concatenate(one, each, create_empty_array(one, self.num_envs))
+            observation, _, terminated, truncated, info = self.env.step(action)
+            observation = self._canonical(observation)
             every = {**info, **info.get("final_info", {})}
             seen |= {name: None for name, x in every.items() if name[:1] != "_" and _is_numbers(x, self.num_envs)}
             if asked <= set(seen) or (np.any(terminated) or np.any(truncated)):
                 break
         for name in sorted(asked - set(seen)):
-            setting = "env_cost" if name in costs else "env_metrics"
+            setting = "env_cost" if name in self._costs() else "env_metrics"
             given = ", ".join(seen) or "none"
             raise ValueError(f"{setting} names {name!r}, which the info of {self.env} does not give; it gives {given}")
 
@@ -153,6 +164,10 @@ class HostVector:
         self._begins = np.zeros_like(done)
         if self.mode is AutoresetMode.NEXT_STEP:
             self._begins = done
+            if (
+                self._has_lives and "lives" in info
+            ):  # an episode may end with a life while the game goes on: the next step acts
+                self._begins = done & (truncated | (np.asarray(info["lives"]) <= 0))
         elif done.any() and self.mode is AutoresetMode.SAME_STEP:
             final = self._with_final(observation, done, info)
         elif done.any():
@@ -196,8 +211,10 @@ class HostVector:
                 f"{self.env} resets in the same step, so an episode's end must come with info['final_obs']"
             )
         final = jax.tree.map(np.copy, observation)
+        given = info["final_obs"]
         for i in np.flatnonzero(done):
-            one = canonical(self.env.single_observation_space, info["final_obs"][i], "info['final_obs']", np)
+            one = jax.tree.map(lambda x, i=i: x[i], given) if isinstance(given, Mapping) else given[i]
+            one = canonical(self.env.single_observation_space, one, "info['final_obs']", np)
             jax.tree.map(lambda into, one, i=i: into.__setitem__(i, one), final, one)
         return final
 
@@ -215,6 +232,44 @@ def _plain_numbers(space: spaces.Space) -> tuple[tuple[int, ...], np.dtype] | No
     if not isinstance(space, spaces.Box) or np.dtype(space.dtype).kind != "f":
         return None
     return space.shape, np.dtype(jax.dtypes.canonicalize_dtype(space.dtype))
+
+
+def _keep_digits(env: VectorEnv, names: set[str]) -> None:
+    """Let Gymnasium keep numbers of ``info`` as float64.
+
+    It makes an array of the type of the first environment's number, so that 0.7 becomes 0 beside the 0 of another environment,
+    and of objects for a ``numpy.bool_``.
+    """
+    add_info = type(env)._add_info
+
+    def add(infos: dict, info: dict, number: int) -> dict:
+        exact = {name: float(info[name]) for name in names & info.keys() if np.isscalar(info[name])}
+        return add_info(env, infos, info | exact, number)
+
+    if names:
+        setattr(env, "_add_info", add)  # noqa: B010
+
+
+def _mask_of(observation: PyTree, number: int) -> PyTree:
+    """The action mask of one environment; ``None`` where there is none."""
+    mask = observation.get("action_mask") if isinstance(observation, Mapping) else None
+    return jax.tree.map(lambda x: np.asarray(x[number], np.int8), mask)
+
+
+def _sample(space: spaces.Space, mask: PyTree) -> PyTree:
+    """A random action that the mask allows."""
+    if isinstance(space, spaces.Dict):
+        return {name: _sample(child, (mask or {}).get(name)) for name, child in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(
+            _sample(child, part) for child, part in zip(space.spaces, mask or [None] * len(space), strict=True)
+        )
+    if isinstance(mask, np.ndarray) and isinstance(space, spaces.Discrete):
+        return space.sample(mask)
+    if isinstance(mask, np.ndarray) and isinstance(space, spaces.MultiDiscrete):
+        parts = np.split(mask, np.cumsum(space.nvec.ravel())[:-1])
+        return np.reshape([spaces.Discrete(len(part)).sample(part) for part in parts], space.shape)
+    return space.sample()
 
 
 def _is_numbers(value: Any, num_envs: int) -> bool:

@@ -24,7 +24,7 @@ class Limited:
 
     def reset(self, key: PRNGKeyArray) -> tuple[PyTree, PyTree]:
         """Begin an episode; the state has the number of its steps beside the environment's own."""
-        observation, state = check_reset(self.observation_space, self.environment.reset(key))
+        observation, state = self.environment.reset(key)
         return observation, (state, jnp.int32(0))
 
     def step_without_reset(self, key: PRNGKeyArray, state: PyTree, action: Any) -> EnvStep:
@@ -35,7 +35,7 @@ class Limited:
     def step(self, key: PRNGKeyArray, state: PyTree, action: Any) -> EnvStep:
         """Act once."""
         step_key, reset_key = jax.random.split(key)
-        (own, steps), start = state, self.reset(reset_key)
+        (own, steps), start = state, check_reset(self.observation_space, self.reset(reset_key))
         stays = getattr(self.environment, "step_without_reset", None)
         result = (stays or self.environment.step)(step_key, own, action)
         result = check_step(self.observation_space, own, start[0], result)

@@ -41,6 +41,8 @@ COSTS = {
     "Walker2d": SpeedCost(ALONG, 2.3415),
 }
 
+TASKS = tuple(f"Safety{robot}Velocity-v1" for robot in COSTS)
+
 
 def velocity_task(name: str) -> tuple[str, SpeedCost] | None:
     """The robot's id and its cost, for the name of a velocity task; ``None`` for any other.

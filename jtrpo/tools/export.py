@@ -1,5 +1,6 @@
 """A policy in one file that needs no jtrpo: StableHLO for JAX, ONNX for everything else."""
 
+import dataclasses
 import importlib.util
 import logging
 from collections.abc import Callable
@@ -98,7 +99,8 @@ def _function(
 ) -> tuple[Callable[..., Any], dict[str, PyTree]]:
     """From observations to actions, and an example of its arguments for one observation, by name."""
     config, restored = load(directory, env, policy_network, critic_network)
-    agent, space = make_agent(config), config.environment.action_space
+    agent = make_agent(dataclasses.replace(config, chunk_size=None))  # whose pieces have a fixed size, and N is free
+    space = config.environment.action_space
     inputs: dict[str, PyTree] = {"observation": batch_example(config.environment.observation_space, 1)}
     memory = agent.policy_module.empty_memory(1)
     if jax.tree.leaves(memory):

@@ -73,7 +73,7 @@ def load_policy(
             action = jax.tree.map(lambda x: x[0], action)
         elif batch == 0:
             action, memory = jax.tree.map(lambda x: x[:0], (action, memory))
-        return action if in_jax else _to_numpy(action_space, action), memory
+        return action if in_jax else to_numpy(action_space, action), memory
 
     return policy
 
@@ -128,10 +128,10 @@ def _batch_size(space: spaces.Space, observation: PyTree, name: str = "observati
     raise ValueError(f"{name} must have the shape {list(wanted)}, or [N, ...] for a batch of N; got {list(shape)}")
 
 
-def _to_numpy(space: spaces.Space, action: PyTree) -> PyTree:
+def to_numpy(space: spaces.Space, action: PyTree) -> PyTree:
     """The action as NumPy has it, of its space's own type."""
     if isinstance(space, spaces.Dict):
-        return {name: _to_numpy(child, action[name]) for name, child in space.spaces.items()}
+        return {name: to_numpy(child, action[name]) for name, child in space.spaces.items()}
     if isinstance(space, spaces.Tuple):
-        return tuple(_to_numpy(child, part) for child, part in zip(space.spaces, action, strict=True))
+        return tuple(to_numpy(child, part) for child, part in zip(space.spaces, action, strict=True))
     return np.array(action, space.dtype)[()]  # a NumPy scalar rather than an array without axes: it can be a key

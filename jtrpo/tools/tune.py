@@ -106,10 +106,9 @@ def tune(
     vary = None if vary is None else _checked(vary)
     fixed = {**budget, **{name: values[0] for name, values in (vary or {}).items() if len(values) == 1}}
     config, shipped = tuned(env, **fixed)
-    if config.constraint_method is not None:
-        raise ValueError(
-            f"constraint_method={config.constraint_method!r} keeps costs within a limit; tune ranks by returns alone"
-        )
+    for method in (config.constraint_method, *(vary or {}).get("constraint_method", ())):
+        if method is not None:
+            raise ValueError(f"constraint_method={method!r} keeps costs within a limit; tune ranks by returns alone")
     vary = _steps_and_spread(config) if vary is None else vary
     groups = _groups(env, vary, budget)
     if candidates < len(groups):

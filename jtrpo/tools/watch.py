@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,11 +15,15 @@ from gymnasium import spaces
 from jaxtyping import Float, PRNGKeyArray, PyTree
 
 from jtrpo.envs.actions import environment_action
+from jtrpo.envs.check import check_reset, check_step
 from jtrpo.envs.gymnasium import PREFIX, HostEnvironment
 from jtrpo.envs.gymnax import DrawnState, GymnaxEnvironment
+from jtrpo.envs.velocity import velocity_task
 from jtrpo.tools.fingerprint import environment_name
+from jtrpo.tools.policy import to_numpy
 from jtrpo.training.agent import Learned, make_agent
 from jtrpo.training.config import TrainConfig
+from jtrpo.training.keys import held_keys
 from jtrpo.training.normalization import RunningStatistics
 
 _MOST_FRAMES = 200
@@ -83,21 +88,23 @@ def player(
     if isinstance(environment, HostEnvironment):
         return _player_on_host(config, deterministic, most_steps)
 
-    def step(state: Learned, carry: tuple, key: PRNGKeyArray) -> tuple[tuple, tuple]:
-        observation, env_state, memory = carry
-        action_key, env_key = jax.random.split(key)
+    def step(state: Learned, carry: tuple, keys: tuple) -> tuple[tuple, tuple]:
+        (observation, env_state, memory), (action_key, env_key) = carry, keys
         distribution, memory = agent.policy(state, jax.tree.map(lambda x: x[None], observation), memory)
         action = distribution.mode() if deterministic else distribution.sample(action_key)
         action = jax.tree.map(lambda x: x[0], environment_action(environment.action_space, action, config.squash))
         result = environment.step(env_key, env_state, action)
+        result = check_step(environment.observation_space, env_state, observation, result)
         seen = (env_state, observation, result.reward, result.terminated | result.truncated)
         return (result.observation, result.state, memory), seen
 
     @jax.jit
     def rollout(state: Learned, key: PRNGKeyArray) -> tuple:
         reset_key, key = jax.random.split(key)
-        start = (*environment.reset(reset_key), agent.empty_memory(1))
-        return jax.lax.scan(partial(step, state), start, jax.random.split(key, most_steps))[1]
+        action_key, env_key = jax.random.split(key)
+        keys = (held_keys(action_key, most_steps, config.noise_interval), jax.random.split(env_key, most_steps))
+        start = (*check_reset(environment.observation_space, environment.reset(reset_key)), agent.empty_memory(1))
+        return jax.lax.scan(partial(step, state), start, keys)[1]
 
     def play(state: Learned, key: PRNGKeyArray) -> Episode:
         states, observations, reward, done = jax.device_get(rollout(learned(state), key))
@@ -129,6 +136,7 @@ def _player_on_host(
             "spaces, env='gymnasium:...'"
         )
     env_id = config.env.removeprefix(PREFIX)
+    env_id, cost = velocity_task(env_id) or (env_id, None)
     agent, space = make_agent(config), config.environment.action_space
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     if sys.platform == "linux" and "DISPLAY" not in os.environ:
@@ -144,7 +152,10 @@ def _player_on_host(
 
     def play(state: Learned, key: PRNGKeyArray) -> Episode:
         state = learned(state)
-        environment: Any = gymnasium.make(env_id, render_mode="rgb_array")
+        with warnings.catch_warnings():
+            if cost is not None:  # the task is of that version
+                warnings.filterwarnings("ignore", ".*is out of date")
+            environment: Any = gymnasium.make(env_id, render_mode="rgb_array")
         reset_key, key = jax.random.split(key)
         observation, _ = environment.reset(seed=int(jax.random.randint(reset_key, (), 0, 2**30)))
         memory, returns, pictures, every, done = agent.empty_memory(1), [0.0], {}, 1, False
@@ -155,8 +166,9 @@ def _player_on_host(
             if len(pictures) > _MOST_FRAMES:  # an episode's length is not known beforehand
                 every *= 2
                 pictures = {step: picture for step, picture in pictures.items() if step % every == 0}
-            action, memory = act(state, jax.tree.map(np.asarray, observation), memory, jax.random.fold_in(key, step))
-            observation, reward, terminated, truncated, _ = environment.step(jax.device_get(action))
+            noise_key = jax.random.fold_in(key, step // config.noise_interval)
+            action, memory = act(state, jax.tree.map(np.asarray, observation), memory, noise_key)
+            observation, reward, terminated, truncated, _ = environment.step(to_numpy(space, action))
             returns.append(returns[-1] + float(reward))
             done = terminated or truncated
         environment.close()

@@ -222,8 +222,8 @@ def check_constrained(config: TrainConfig) -> None:
     """Raise where a setting does not go with ``constraint_method``.
 
     Raises:
-        ValueError: a memory, vine sampling, shorter episodes, or, where the update is not TRPO's own, a setting that only that
-            has.
+        ValueError: a memory, vine sampling, shorter episodes, raw advantages with a Lagrangian, or, where the update is not
+            TRPO's own, a setting that only that has.
     """
     method = config.constraint_method
     if config.max_episode_steps is not None:
@@ -234,6 +234,10 @@ def check_constrained(config: TrainConfig) -> None:
     if config.has_memory or config.sampling == "vine":
         what = "sampling='vine'" if config.sampling == "vine" else "a memory"
         raise ValueError(f"constraint_method={method!r} does not go with {what}: the costs' critics have neither")
+    if method in ("lagrangian", "pid_lagrangian") and not config.normalize_advantages:
+        raise ValueError(
+            f"constraint_method={method!r} weighs costs against normalised advantages; leave normalize_advantages=False out"
+        )
     if method in ("cpo", "pcpo"):
         for name, only in (("constraint", "kl"), ("preconditioner", None), ("objective", None)):
             if getattr(config, name) != only:

@@ -45,6 +45,21 @@ def test_training_ends_with_a_life_and_clips_evaluation_plays_for_the_score():
     assert at_the_end <= {0}
 
 
+def test_the_step_after_a_lost_life_acts_and_that_after_a_game_does_not():
+    vector, ends = HostVector(resolve("atari:Breakout").make(4, 0)), {True: 0, False: 0}
+    vector.reset(0)
+    lives, ended = np.full(4, 5), np.zeros(4, bool)
+    for step in range(800):
+        result = vector.step(np.full(4, step % 4, np.int32))
+        np.testing.assert_array_equal(result.acted, ~ended | (lives > 0))
+        assert not (result.terminated & ~result.acted).any()
+        ended = result.terminated
+        lives = np.where(result.acted, lives - ended, 5)
+        for over in lives[ended] == 0:
+            ends[bool(over)] += 1
+    assert min(ends.values()) > 2
+
+
 def test_one_game_begins_anew_and_the_others_go_on():
     vector = HostVector(resolve("atari:SpaceInvaders").make(2, 0))
     vector.reset(0)

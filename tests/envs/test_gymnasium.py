@@ -70,6 +70,40 @@ def test_numbers_of_info_are_those_of_the_step_and_at_an_end_of_the_last_one(mod
 
 
 @pytest.mark.parametrize("mode", MODES)
+def test_numbers_of_info_keep_their_digits_whatever_type_another_environment_gives(mode):
+    class Costly(Counting):
+        """The first environment's cost is a whole number, as that of others is where nothing happened."""
+
+        def step(self, action):
+            *result, _ = super().step(action)
+            return *result, {"cost": 0.7 if self.length == 3 else 0, "is_success": np.bool_(self.length == 3)}
+
+    functions = [lambda: Costly(2), lambda: Costly(3)]
+    vector = HostVector(SyncVectorEnv(functions, autoreset_mode=mode), ("is_success",), "cost")
+    vector.check_names(0)
+    vector.reset(0)
+    result = vector.step(np.zeros(2, int))
+    assert result.cost.tolist() == [0.0, 0.7]
+    assert result.metrics["is_success"].tolist() == [0.0, 1.0]
+
+
+def test_a_look_for_names_takes_actions_that_the_mask_allows():
+    class Masked(Counting):
+        observation_space = spaces.Dict({"t": Counting.observation_space, "action_mask": spaces.MultiBinary(5)})
+        action_space = spaces.MultiDiscrete([2, 3])
+
+        def observe(self):
+            return {"t": super().observe(), "action_mask": np.array([0, 1, 0, 0, 1], np.int8)}
+
+        def step(self, action):
+            assert action.tolist() == [1, 2]
+            *result, _ = super().step(0)
+            return *result, {"late": 1.0} if self.t == 5 else {}
+
+    HostVector(SyncVectorEnv([lambda: Masked(9)] * 2), ("late",)).check_names(0)
+
+
+@pytest.mark.parametrize("mode", MODES)
 def test_a_name_that_info_does_not_give_is_told_with_those_that_it_gives(mode):
     with pytest.raises(ValueError, match=r"env_metrics names 'succes', .* it gives t, is_success$"):
         HostVector(informed((2, 2), mode), ("succes",)).check_names(0)
@@ -165,6 +199,21 @@ def test_an_end_without_its_final_observation_is_an_error():
     vector.step = lambda action: (*step(action)[:4], {})
     with pytest.raises(ValueError, match=r"must come with info\['final_obs'\]"):
         host.step(np.zeros(1, int))
+
+
+def test_final_observations_of_a_dictionary_may_come_as_one_batch():
+    class Shown(Counting):
+        observation_space = spaces.Dict({"t": Counting.observation_space})
+
+        def observe(self):
+            return {"t": super().observe()}
+
+    vector = SyncVectorEnv([lambda: Shown(2), lambda: Shown(3)], autoreset_mode=AutoresetMode.SAME_STEP)
+    host, step = HostVector(vector), vector.step
+    host.reset(0)
+    host.step(np.zeros(2, int))
+    vector.step = lambda action: (*step(action)[:4], {"final_obs": {"t": np.array([[2.0], [0.0]])}})
+    assert host.step(np.zeros(2, int)).final_observation["t"].tolist() == [[2.0], [2.0]]
 
 
 def test_observations_of_another_shape_than_the_space_says_are_an_error():

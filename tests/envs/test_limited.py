@@ -1,3 +1,5 @@
+from typing import Any, NamedTuple
+
 import gymnasium
 import jax
 import jax.numpy as jnp
@@ -164,6 +166,28 @@ class Careless(Lasting):
         after = {"step": state["step"] + 1}
         observation = jnp.stack([after["step"], 0])
         return jtrpo.EnvStep(observation, after, 1, False, False, observation)
+
+
+class Named(NamedTuple):
+    length: Any
+    step: Any
+
+
+class Naming(Staying):
+    """Shows a dictionary as a named tuple, as the protocol allows."""
+
+    observation_space = probes.spaces.Dict(dict.fromkeys(Named._fields, probes.spaces.Box(0.0, 9.0, (), np.float32)))
+
+    def observe(self, state):
+        return Named(*jnp.moveaxis(super().observe(state), -1, 0))
+
+
+@pytest.mark.parametrize("limit", [None, 3])
+@pytest.mark.parametrize("pool", [0, 3])
+def test_named_tuples_may_be_cut_and_drawn_from_a_pool(limit, pool):
+    env = Naming(probes.DISCRETE)
+    config = jtrpo.TrainConfig(env, num_envs=2, max_episode_steps=limit, reset_pool=pool, **SMALL)
+    jax.eval_shape(lambda key: jtrpo.make_trainer(config).step(jtrpo.make_trainer(config).init(key)), jax.random.key(0))
 
 
 @pytest.mark.parametrize("limit", [None, 3])

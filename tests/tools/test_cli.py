@@ -67,6 +67,8 @@ def test_envs_lists_the_others_where_a_suite_cannot_be_imported(monkeypatch, cap
         (["train", "CartPole-v1", "--checkpoint-dir", __file__], ["checkpoint_dir", "is a file"]),
         (["train", "CartPole-v1", "--checkpoint-every", "0"], ["checkpoint_every", "at least 1"]),
         (["train", "CartPole-v1", "--resume"], ["--checkpoint-dir"]),
+        (["train", "CartPole-v1", "--cost-limit", "5"], ["cost_limit", "give --constraint-method"]),
+        (["train", "gymnasium:no_such_package:E-v0"], ["gymnasium:no_such_package:E-v0", "no_such_package"]),
         (["evaluate", "/no/such/folder"], ["/no/such/folder", "holds no checkpoint"]),
         (["evaluate", "/no/such/folder", "--episodes", "0"], ["episodes", "at least 1"]),
         (["train", "CartPole-v1", "--num-envs", "x"], ["num-envs", "x"]),

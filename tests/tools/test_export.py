@@ -59,7 +59,7 @@ def example(space, rng, batch):
 CASES = {
     "discrete": (spaces.Box(-1.0, 1.0, (3,)), spaces.Discrete(3, start=2), {}),
     "box": (PARTS, BOX, {}),
-    "beta": (spaces.Box(-1.0, 1.0, (3,)), BOX, {"box_distribution": "beta"}),
+    "beta": (spaces.Box(-1.0, 1.0, (3,)), BOX, {"box_distribution": "beta", "chunk_size": 2}),
     "several": (PARTS, CHOICES, {"box_distribution": "tanh_gaussian"}),
     "image": (spaces.Box(0, 255, (6, 6, 1), np.uint8), spaces.Discrete(3), {}),
     "memory and mask": (MASKED, spaces.Discrete(4), {"memory": "gru"}),

@@ -144,9 +144,10 @@ def test_a_search_goes_on_that_was_saved_before_a_setting_existed(made_up, tmp_p
         search(vary={"flatten_images": [True], "num_steps": [32, 16, 8]})
 
 
-def test_the_command_prints_how_to_train_with_what_it_found(made_up, tmp_path, capsys):
+def test_the_command_prints_how_to_train_with_what_it_found(made_up, tmp_path, capsys, monkeypatch):
     typed = ["tune", "CartPole-v1", "--vary", "num-steps=8,9", "--vary", "hidden_sizes=[16,16]", "--vary", "memory=gru"]
-    main([*typed, "--candidates", "9", "--checkpoint-dir", str(tmp_path)])
+    monkeypatch.setenv("HOME", str(tmp_path.parent))
+    main([*typed, "--candidates", "9", f"--checkpoint-dir=~/{tmp_path.name}"])  # where a shell leaves ~ as it is
     out = capsys.readouterr().out
     assert "train with jtrpo train CartPole-v1 --max-kl 0.0" in out
     assert "--hidden-sizes 16 16 --memory gru\n" in out
@@ -167,6 +168,7 @@ def test_the_command_prints_how_to_train_with_what_it_found(made_up, tmp_path, c
         (["--vary", "total_timesteps=3,4"], "'total_timesteps', which is not"),
         (["--vary", "max_kl=1", "--vary", "max_kl=2"], "vary names max_kl twice; give all of its values at once"),
         (["--vary", "constraint_method=cpo"], "constraint_method"),
+        (["--vary", "constraint_method=cpo,pcpo"], "tune ranks by returns alone"),
         (["--vary", "max_kl=-1"], "max_kl must be a finite number above 0; got -1"),
         (["--vary", "memory=gur"], "memory must be one of"),
         (

@@ -1,5 +1,7 @@
 import sys
+from typing import Any, NamedTuple
 
+import gymnasium
 import gymnax
 import jax
 import jax.numpy as jnp
@@ -97,6 +99,65 @@ def test_gymnasiums_own_environments(tmp_path, monkeypatch):
     assert list(episode.pictures) == list(range(0, 200, 32))  # doubled whenever there were more than eight
     save_animation(config, episode, tmp_path / "policy.gif")
     assert frames(tmp_path / "policy.gif") == 7
+
+
+def test_actions_are_of_the_type_that_an_environment_looks_up():
+    config = jtrpo.TrainConfig("gymnasium:FrozenLake-v1", num_envs=2, num_steps=8, hidden_sizes=(4,))
+    state = jtrpo.make_host_trainer(config).init(jax.random.key(0))
+    assert play(config, state, jax.random.key(1)).finished
+
+
+def test_the_velocity_tasks_are_drawn_as_their_robots(monkeypatch):
+    pytest.importorskip("mujoco")
+    config = jtrpo.TrainConfig("gymnasium:SafetyHopperVelocity-v1", num_envs=2, num_steps=8, hidden_sizes=(4,))
+    state, made = jtrpo.make_host_trainer(config).init(jax.random.key(0)), []
+    make = gymnasium.make
+    monkeypatch.setattr(gymnasium, "make", lambda name, render_mode: made.append(name) or make(name))
+    monkeypatch.setattr("gymnasium.wrappers.OrderEnforcing.render", lambda self: np.zeros((4, 4, 3), np.uint8))
+    play(config, state, jax.random.key(1), most_steps=2)
+    assert made == ["Hopper-v4"]
+
+
+class Shown(NamedTuple):
+    bar: Any
+
+
+class Naming(Countdown):
+    """Shows a dictionary as a named tuple, as the protocol allows."""
+
+    observation_space = spaces.Dict({"bar": Countdown.observation_space})
+
+    def reset(self, key):
+        observation, state = Countdown(DISCRETE).reset(key)
+        return Shown(observation), state
+
+    def step(self, key, state, action):
+        result = Countdown(DISCRETE).step(key, state, action)
+        return result._replace(observation=Shown(result.observation), final_observation=Shown(result.final_observation))
+
+
+def test_an_observation_may_be_a_named_tuple():
+    config, state = start(Naming(DISCRETE))
+    assert len(play(config, state, jax.random.key(1)).returns) == 7
+
+
+class Echo(Probe):
+    """The reward is the action."""
+
+    def observe(self, key, state):
+        return jnp.ones(1)
+
+    def outcome(self, key, state, action):
+        return action.sum(), state == 11, jnp.bool_(False)
+
+
+def test_sampled_noise_is_held_as_in_training():
+    box = spaces.Box(-1.0, 1.0, (2,), np.float32)
+    config, state = start(Echo(box), box_distribution="gsde", gsde_interval=4)
+    episode = play(config, state, jax.random.key(1), deterministic=False)
+    rewards = np.diff(episode.returns, prepend=0.0).reshape(3, 4)
+    np.testing.assert_allclose(rewards, np.repeat(rewards[:, :1], 4, axis=1), rtol=1e-5)
+    assert len(np.unique(rewards[:, 0].round(4))) == 3
 
 
 def test_a_long_episode_has_frames_evenly_spread(tmp_path, monkeypatch):

@@ -139,6 +139,7 @@ def test_the_lagrangians_advantages():
         ({"sampling": "vine", "vine_states": 4, "vine_length": 2}, "does not go with sampling='vine'"),
         ({"constraint": "kl_max"}, "has an update of its own, with constraint='kl' alone; got 'kl_max'"),
         ({"preconditioner": "diagonal"}, "preconditioner=None alone; got 'diagonal'"),
+        ({"constraint_method": "lagrangian", "normalize_advantages": False}, "leave normalize_advantages=False out"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(settings, words):

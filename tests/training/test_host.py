@@ -202,6 +202,8 @@ def test_numbers_of_info_are_reported_and_a_cost_recorded():
     trainer = jtrpo.make_host_trainer(wrong)
     with pytest.raises(ValueError, match=r"'success'.*gives t, is_success"):
         trainer.step(trainer.init(jax.random.key(1)))
+    with pytest.raises(ValueError, match=r"'success'.*gives t, is_success"):
+        trainer.evaluate(state, jax.random.key(0), 3)
 
 
 def test_noise_is_held_and_actions_reach_the_environment_within_its_bounds():

@@ -10,6 +10,7 @@ import tyro
 
 from jtrpo.envs.atari import games
 from jtrpo.envs.gymnax import environment_ids
+from jtrpo.envs.velocity import TASKS
 from jtrpo.tools.console import say
 
 
@@ -55,7 +56,7 @@ def _of_gymnasium() -> list[str]:
         package = next((package for start, package in needs.items() if module.startswith(start)), "gymnasium")
         if module and find_spec(package) is not None:
             known.append(name)
-    return known
+    return known + [task for task in TASKS if task.removeprefix("Safety").replace("Velocity-v1", "-v4") in known]
 
 
 def _of_brax() -> list[str]:
@@ -73,7 +74,7 @@ def _of_craftax() -> list[str]:
 def _of_envpool() -> list[str]:
     import envpool
 
-    return envpool.list_all_envs()
+    return [*envpool.list_all_envs(), *TASKS]
 
 
 def _of_jumanji() -> list[str]:

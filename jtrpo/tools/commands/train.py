@@ -30,6 +30,8 @@ from jtrpo.training.report import OnUpdate, guarded
 from jtrpo.training.state import Metrics
 from jtrpo.training.tuned import tuned
 
+_OF_COSTS = {"cost_limit", "cost_gamma", "multiplier_gain"}
+
 
 @dataclass(frozen=True)
 class Train:
@@ -88,6 +90,10 @@ class Train:
             join(self.coordinator, self.num_processes, self.process_id)
         mesh = _mesh(self.devices, distributed=self.distributed)
         config, hyperparams = tuned(self.env, **self.given, **({} if mesh is None else {"mesh": mesh}))
+        if config.constraint_method is None and (costs := sorted(self.given.keys() & _OF_COSTS)):
+            raise ValueError(
+                f"{costs[0]} says nothing without constraint_method; give --constraint-method, or leave it out"
+            )
         check_same_settings(describe(config, hyperparams.check(), self.seed))
         with ExitStack() as stack:
             stop = stack.enter_context(StopOnSignal())

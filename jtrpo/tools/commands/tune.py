@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import tyro
 
 from jtrpo.tools.console import say
+from jtrpo.tools.files import absolute
 from jtrpo.tools.plot import save_figure
 from jtrpo.tools.tune import draw_scores, table, train_command, tune
 
@@ -65,9 +66,10 @@ class Tune:
         else:
             print("nothing was found that is better than what ships by more than two standard errors")
         if self.checkpoint_dir is not None:
-            (self.checkpoint_dir / "table.md").write_text(text + "\n")
-            save_figure(lambda axes: draw_scores(search, axes), self.checkpoint_dir / "scores.png")
-            print(f"see {self.checkpoint_dir}")
+            folder = absolute(self.checkpoint_dir, "checkpoint_dir")
+            (folder / "table.md").write_text(text + "\n")
+            save_figure(lambda axes: draw_scores(search, axes), folder / "scores.png")
+            print(f"see {folder}")
 
 
 def _parsed(typed: str) -> tuple[str, list[Any]]:

@@ -91,24 +91,28 @@ class LiveEnvironments:
         self._metrics, self._cost = metrics, cost
         self._owner: np.ndarray | None = None
 
-    def begin(self, key: PRNGKeyArray, num_envs: int, share: int = 0, check_names: bool = False) -> None:
+    def begin(self, key: PRNGKeyArray, num_envs: int, share: int = 0) -> None:
         """Begin an episode in every environment, once made with a look for the numbers by name.
 
         Args:
             key: consumed; each environment's seed is its number, among those of all shares, more than one that this gives.
             num_envs: environments to make.
             share: number of these environments' share.
-            check_names: whether to look.
+
+        Raises:
+            ValueError: a number that no ``info`` gives.
         """
         first = int(jax.random.randint(key, (), 0, 2**30))
         seed = first + share * num_envs
         if self.vector is None or self.vector.seeded_when_made:
             assert self._make is not None
             self.close()
-            vector = HostVector(self._make(num_envs, seed), self._metrics, self._cost)
-            if check_names:
-                vector.check_names(seed)
-            self.vector = vector
+            self.vector = HostVector(self._make(num_envs, seed), self._metrics, self._cost)
+            try:
+                self.vector.check_names(seed)
+            except ValueError:
+                self.close()
+                raise
         self.observation = self.vector.reset(first + share * self.vector.num_envs)
         self.episodes = EpisodeCounts(self.vector.num_envs, self._metrics, self._cost is not None)
 

@@ -188,7 +188,8 @@ class _HostTraining:
         def act(observation: PyTree, memory: PyTree, step: int) -> tuple[PyTree, Any, PyTree, PyTree]:
             answer, memory = compiled(packed, observation, memory, np.int32(step))
             answer = [np.asarray(x) for x in answer]
-            return answer, (), self.answer.unpack(answer)[2], memory
+            action = jax.tree.map(np.array, self.answer.unpack(answer)[2])  # an environment may write into it
+            return answer, (), action, memory
 
         return act
 
@@ -287,7 +288,7 @@ class _HostTraining:
                 self.environment,
                 state.update,
             )
-        self.live.begin(key, self.num_envs, self.share.index, check_names=True)
+        self.live.begin(key, self.num_envs, self.share.index)
         memory, nothing = self.share.join((self.agent.empty_memory(self.num_envs), jnp.zeros(self.num_envs)))
         return state._replace(env_state=state.env_state._replace(memory=memory), discounted_return=nothing)
 
