@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import jax
 import pytest
@@ -41,6 +42,10 @@ def test_envs_lists_what_can_be_trained(capsys):
     assert {"CartPole-v1", "gymnasium:CartPole-v1"} <= set(out.split())
     assert "Acrobot-v1" not in out
     assert not err
+    for package, suite in (("mujoco", "gymnasium"), ("envpool", "envpool")):
+        if find_spec(package) is not None:
+            main(["envs", "safetyhopper"])
+            assert f"{suite}:SafetyHopperVelocity-v1" in capsys.readouterr().out
 
 
 def test_envs_lists_the_others_where_a_suite_cannot_be_imported(monkeypatch, capsys):

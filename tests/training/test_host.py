@@ -216,6 +216,7 @@ def test_noise_is_held_and_actions_reach_the_environment_within_its_bounds():
 
         def step(self, action):
             self.taken.append(float(action[0]))
+            action *= 0.5  # as environments do that scale what they are given
             return super().step(action)
 
     vector = SyncVectorEnv([lambda: Recorder(40)], autoreset_mode=AutoresetMode.SAME_STEP)
