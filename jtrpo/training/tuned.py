@@ -117,7 +117,16 @@ TUNED: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
     "SpaceInvaders-MinAtar": (_PICTURE, {"max_kl": 0.01, "entropy_coefficient": 0.03}),
     "Asterix-MinAtar": _RARE_PICTURE,
     "Seaquest-MinAtar": _RARE_PICTURE,
-    "Ant": ({"total_timesteps": 1_000_000, "initial_log_std": -0.5}, {"max_kl": 0.03}),
+    "Ant": (
+        {
+            "total_timesteps": 1_000_000,
+            "initial_log_std": -0.5,
+            "critic_epochs": 10,
+            "critic_fraction": 1.0,
+            "fisher_fraction": 1.0,
+        },
+        {"max_kl": 0.03},
+    ),
     "HalfCheetah": ({**_ROBOT, "initial_log_std": -1.0}, {"max_kl": 0.03, "gae_lambda": 0.9}),
     "Humanoid": ({**_ROBOT, "initial_log_std": -1.0}, {"max_kl": 0.03}),
     "Hopper": (_ROBOT, {"max_kl": 0.04, "gamma": 0.995}),
