@@ -240,13 +240,14 @@ def _keep_digits(env: VectorEnv, names: set[str]) -> None:
     It makes an array of the type of the first environment's number, so that 0.7 becomes 0 beside the 0 of another environment,
     and of objects for a ``numpy.bool_``.
     """
-    add_info = type(env)._add_info
+    add_info: Any = getattr(type(env), "_add_info", None)
+    kinds = (bool, int, float, np.number, np.bool_)
 
     def add(infos: dict, info: dict, number: int) -> dict:
-        exact = {name: float(info[name]) for name in names & info.keys() if np.isscalar(info[name])}
+        exact = {name: float(info[name]) for name in names & info.keys() if isinstance(info[name], kinds)}
         return add_info(env, infos, info | exact, number)
 
-    if names:
+    if names and add_info is not None:
         setattr(env, "_add_info", add)  # noqa: B010
 
 
