@@ -186,6 +186,8 @@ def test_bad_environments_are_told_of_with_the_remedy(monkeypatch):
     monkeypatch.setattr(two, "autoreset_mode", "sometimes")
     with pytest.raises(ValueError, match=r"must say how it resets.*'sometimes'"):
         jtrpo.TrainConfig(two, num_envs=2)
+    for name in [name for name in sys.modules if name.startswith("gymnasium.envs.mujoco")]:
+        monkeypatch.delitem(sys.modules, name)  # which another test may have imported
     monkeypatch.setitem(sys.modules, "mujoco", None)
     with pytest.raises(ValueError, match=r"needs MuJoCo: pip install 'jtrpo\[mujoco\]'"):
         jtrpo.TrainConfig("gymnasium:Hopper-v5")
