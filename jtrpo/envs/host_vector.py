@@ -164,9 +164,7 @@ class HostVector:
         self._begins = np.zeros_like(done)
         if self.mode is AutoresetMode.NEXT_STEP:
             self._begins = done
-            if (
-                self._has_lives and "lives" in info
-            ):  # an episode may end with a life while the game goes on: the next step acts
+            if self._has_lives and "lives" in info:  # the game goes on after a lost life: the next step acts
                 self._begins = done & (truncated | (np.asarray(info["lives"]) <= 0))
         elif done.any() and self.mode is AutoresetMode.SAME_STEP:
             final = self._with_final(observation, done, info)

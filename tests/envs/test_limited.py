@@ -187,7 +187,9 @@ class Naming(Staying):
 def test_named_tuples_may_be_cut_and_drawn_from_a_pool(limit, pool):
     env = Naming(probes.DISCRETE)
     config = jtrpo.TrainConfig(env, num_envs=2, max_episode_steps=limit, reset_pool=pool, **SMALL)
-    jax.eval_shape(lambda key: jtrpo.make_trainer(config).step(jtrpo.make_trainer(config).init(key)), jax.random.key(0))
+    trainer = jtrpo.make_trainer(config)
+    before = jax.eval_shape(trainer.init, jax.random.key(0))
+    assert jax.eval_shape(trainer.step, before)[0] == before
 
 
 @pytest.mark.parametrize("limit", [None, 3])
