@@ -5,7 +5,8 @@
 The two options name the interpreters of environments that hold sb3-contrib and Rejax (the files beside this one say how to make
 them); a peer that is not named is left out. Compilation is timed apart. "The same work": the same environments, batch, network,
 products of conjugate gradients, critic epochs and minibatches. Each repeat runs the peer and then jtrpo. All rows are CartPole's
-but one, Hopper's, which needs EnvPool here and ``gymnasium[mujoco]`` beside sb3-contrib; without EnvPool it is left out.
+but those of Hopper, which need EnvPool here and ``gymnasium[mujoco]`` beside sb3-contrib; without EnvPool they are left out. In
+their repeats EnvPool also runs alone, with random actions, and the last column is the share of its rate that training has.
 """
 
 import argparse
@@ -55,6 +56,7 @@ QUICK = {
 HOPPER = {"env": "envpool:Hopper-v5", "total_timesteps": 40_960}
 HOPPER_64 = {**HOPPER, "num_envs": 64, "num_steps": 32, "fisher_fraction": 0.25, "critic_fraction": 0.25}
 HOPPER_128 = {**HOPPER_64, "num_envs": 128}
+HOPPER_QUICK = {**HOPPER_64, "num_steps": 128, "fisher_fraction": 0.1, "critic_epochs": 1}
 BESIDE_REJAX = {
     **QUICK, "num_envs": 64, "num_steps": 128, "fisher_fraction": 0.1, "critic_fraction": 0.1, "total_timesteps": 500_000,
     "max_kl": 0.01,
@@ -69,6 +71,7 @@ ROWS: dict[str, tuple[str, dict[str, Any], dict[str, Any], int]] = {
     "Hopper-v5, rl-zoo3's settings against those that ship, 8 x 256": ("sb3", SB3_HOPPER, HOPPER, 1),
     "Hopper-v5, rl-zoo3's settings against 64 x 32, products on a quarter": ("sb3", SB3_HOPPER, HOPPER_64, 1),
     "Hopper-v5, rl-zoo3's settings against 128 x 32, products on a quarter": ("sb3", SB3_HOPPER, HOPPER_128, 1),
+    "Hopper-v5, rl-zoo3's settings against 64 x 128, products on a tenth": ("sb3", SB3_HOPPER, HOPPER_QUICK, 1),
     "against PPO, 64 x 128": ("rejax", REJAX, BESIDE_REJAX, 1),
 }
 """By name: the peer, what it is asked, settings of ours that differ from the defaults, and seeds under vmap."""
@@ -106,7 +109,7 @@ class OursOnHost:
 
     def __init__(self, _: int, settings: dict[str, Any]) -> None:
         config, hyperparams = jtrpo.tuned(**settings)
-        self.trainer = jtrpo.make_host_trainer(config)
+        self.config, self.trainer = config, jtrpo.make_host_trainer(config)
         self.steps, self.updates = config.actual_timesteps, config.num_updates
         began = time.perf_counter()
         self.trainer.compile()
@@ -123,6 +126,20 @@ class OursOnHost:
         jax.block_until_ready(self.state)
         return time.perf_counter() - began
 
+    def seconds_of_environments(self) -> float:
+        """Run time of as many steps of the same environments alone, with random actions."""
+        vector = self.config.environment.make(self.config.num_envs, 0)
+        vector.reset()
+        space, every = self.config.environment.action_space, range(self.config.num_envs)
+        actions = [np.stack([space.sample() for _ in every]) for _ in range(self.config.num_steps)]
+        began = time.perf_counter()
+        for _ in range(self.updates):
+            for action in actions:
+                vector.step(action)
+        seconds = time.perf_counter() - began
+        vector.close()
+        return seconds
+
 
 def ask(python: str, peer: str, question: dict[str, Any]) -> dict[str, float]:
     """What a peer's own process answers."""
@@ -138,21 +155,23 @@ def compare(python: str, name: str, repeats: int) -> dict[str, Any]:
     peer, question, settings, seeds = ROWS[name]
     on_host = settings.get("env", "").startswith("envpool:")
     ours = (OursOnHost if on_host else Ours)(seeds, settings)
-    pairs = [(ask(python, peer, question), ours.seconds()) for _ in range(repeats)]
+    alone = ours.seconds_of_environments if isinstance(ours, OursOnHost) else lambda: float("nan")
+    runs = [(ask(python, peer, question), ours.seconds(), alone()) for _ in range(repeats)]
     # For many seeds against one run, the ratio is that of wall times, and otherwise of steps per second.
-    rates = [ours.steps / seconds for _, seconds in pairs]
-    ratios = sorted(rate / answer["steps_per_second"] for rate, (answer, _) in zip(rates, pairs, strict=True))
+    rates = [ours.steps / seconds for _, seconds, _ in runs]
+    ratios = sorted(rate / answer["steps_per_second"] for rate, (answer, *_) in zip(rates, runs, strict=True))
     return {
         "row": name,
         "peer": peer,
-        "peer_steps_per_second": statistics.median(answer["steps_per_second"] for answer, _ in pairs),
+        "peer_steps_per_second": statistics.median(answer["steps_per_second"] for answer, *_ in runs),
         "steps_per_second": statistics.median(rates) * seeds,
         "ratio": statistics.median(ratios),
         "ratio_least": ratios[0],
         "ratio_most": ratios[-1],
+        "share_of_environments": statistics.median(alone / seconds for _, seconds, alone in runs),
         "compile_seconds": ours.compile_seconds,
         "return": float(ours.score(ours.state).mean()),
-        "peer_return": statistics.fmean(answer.get("return", float("nan")) for answer, _ in pairs),
+        "peer_return": statistics.fmean(answer.get("return", float("nan")) for answer, *_ in runs),
     }
 
 
@@ -172,8 +191,8 @@ def main() -> None:
         parser.error("--repeats must be at least 5: a median of fewer says little")
     rows = []
     print(
-        "| row | peer, steps/s | jtrpo, steps/s | time ratio (least to most) | compiled in | return, peer's |\n"
-        + "|---" * 6
+        "| row | peer, steps/s | jtrpo, steps/s | time ratio (least to most) | compiled in | return, peer's | share |\n"
+        + "|---" * 7
         + "|"
     )
     asked = {name: row for name, row in ROWS.items() if options.only in name}
@@ -185,7 +204,7 @@ def main() -> None:
             print(
                 f"| {name} | {peer} {row['peer_steps_per_second']:,.0f} | {row['steps_per_second']:,.0f} "
                 f"| {row['ratio']:.1f} ({row['ratio_least']:.1f} to {row['ratio_most']:.1f}) | {row['compile_seconds']:.0f} s "
-                f"| {row['return']:.0f}, {row['peer_return']:.0f} |",
+                f"| {row['return']:.0f}, {row['peer_return']:.0f} | {row['share_of_environments']:.2f} |",
                 flush=True,
             )
     if options.json:
