@@ -135,13 +135,15 @@ def stratified(
 ) -> tuple[Any, Float[Array, " b"] | None]:
     """Take ``round(fraction * size)`` (at least one) entries along the leading axis of every leaf, one from each equal stretch.
 
+    Leaves without that axis, such as a log_std that all samples share, stay as they are.
+
     The position within a stretch advances by the golden ratio from one stretch to the next: with every n-th entry, a batch of
     time steps times environments would always give the same environments. Where the entries come in sequences of
     ``sequence_length``, whole sequences are taken. Spread over ``axis_name``, the entries are those that one device would take of
     the whole batch; devices that hold fewer of them fill up with entries of weight zero.
 
     Args:
-        tree: any pytree, leading axis ``B``.
+        tree: any pytree, leading axis ``B`` or none of that size.
         weight: of the entries, ``[B]``; ``None``: all equal.
         size: ``B``.
         fraction: share to take, in (0, 1].
@@ -168,7 +170,8 @@ def stratified(
     if sequence_length > 1:
         index = (index[:, None] * sequence_length + jnp.arange(sequence_length)[None]).reshape(-1)
         counts = jnp.repeat(counts, sequence_length)
-    tree, weight = jax.tree.map(lambda x: jnp.take(x, index, axis=0), (tree, weight))
+    take = lambda x: jnp.take(x, index, axis=0) if jnp.shape(x)[:1] == (size,) else x  # noqa: E731
+    tree, weight = jax.tree.map(take, (tree, weight))
     if uneven:
         weight = counts.astype(float) if weight is None else jnp.where(counts, weight, 0)
     return tree, weight
@@ -191,20 +194,26 @@ def weighted_sum(x: Float[Array, " B"], weight: Float[Array, " B"]) -> Float[Arr
     return jnp.sum(jnp.where(weight == 0, 0.0, weight * x))
 
 
-def zero_invalid(tree: Any, weight: Float[Array, " B"] | None, *, keep_finite: bool = False) -> Any:
-    """Set the entries of samples of weight zero to zero, so that whatever they hold (NaN, say) reaches no derivative.
+def replace_invalid(tree: Any, weight: Float[Array, " B"] | None, *, keep_finite: bool = False) -> Any:
+    """Put the first sample that counts in the place of those of weight zero, so that what they hold reaches no derivative.
 
-    With ``keep_finite`` only what is not finite becomes zero: a recurrent policy still remembers a step of weight zero.
+    Their share of a derivative is 0 times that at their place: NaN where they hold a NaN, and also at a zero where a policy or a
+    density has no derivative there, as a logarithm. Where no sample counts, all become zero.
+
+    With ``keep_finite`` only what is not finite is replaced, by zero: a recurrent policy still remembers a step of weight zero.
     """
     if weight is None:
         return tree
     valid = jnp.asarray(weight) != 0
+    first, some = jnp.argmax(valid), jnp.any(valid)
 
-    def zero(x: Array) -> Array:
+    def replace(x: Array) -> Array:
         keep = valid.reshape(-1, *[1] * (x.ndim - 1))
-        return jnp.where(keep | jnp.isfinite(x) if keep_finite else keep, x, jnp.zeros_like(x))
+        if keep_finite:
+            return jnp.where(keep | jnp.isfinite(x), x, jnp.zeros_like(x))
+        return jnp.where(keep, x, jnp.where(some, x[first], jnp.zeros_like(x[0])))
 
-    return jax.tree.map(zero, tree)
+    return jax.tree.map(replace, tree)
 
 
 def sum_over(tree: Any, axis_name: AxisName) -> Any:

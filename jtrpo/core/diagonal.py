@@ -59,4 +59,4 @@ def diagonal_preconditioner(local: LocalPolicy, damping: float | Float[Array, ""
     diagonal = fisher_diagonal(local)
     smallest = jnp.finfo(local.weight.dtype).tiny
     scale = jax.tree.map(lambda d: jnp.maximum(d + damping, smallest) ** -EXPONENT, diagonal)
-    return lambda r: jax.tree.map(lambda s, x: s * x, scale, r)
+    return lambda r: jax.tree.map(lambda s, x: (s * x).astype(x.dtype), scale, r)

@@ -23,11 +23,11 @@ from jtrpo.core.batch import (
     axis_size,
     check_size,
     mean_weights,
+    replace_invalid,
     sum_over,
     weighted_sum,
-    zero_invalid,
 )
-from jtrpo.core.check import as_floats, check_callable, check_number, check_same_shapes
+from jtrpo.core.check import as_floats, check_callable, check_number, check_same_shapes, shown
 from jtrpo.core.distributions import Distribution, check_distribution
 
 Policy = Callable[[PyTree, PyTree], Distribution]
@@ -60,9 +60,21 @@ def linearize_policy(
     """
 
     def apply(params: PyTree) -> Distribution:
-        return check_distribution(policy(params, observation))
+        return check_differentiable(check_distribution(policy(params, observation)))
 
     return LinearizedPolicy(*linearize_function(apply, params, axis_name))
+
+
+def check_differentiable(distribution: Distribution) -> Distribution:
+    """Return a distribution, or raise ``TypeError`` where its leaves are not all floating-point arrays."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(distribution):
+        if not jnp.issubdtype(getattr(leaf, "dtype", type(leaf)), jnp.floating):
+            raise TypeError(
+                "policy(params, observation) must return a distribution that is a pytree of floating-point arrays; "
+                f"got {shown(leaf)} at {jax.tree_util.keystr(path) or 'its root'}: register its class with "
+                "jax.tree_util.register_pytree_node_class, and put a mask into the logits, as -inf"
+            )
+    return distribution
 
 
 def linearize_function(
@@ -151,7 +163,7 @@ def fisher_vector_product(
     vector = jax.tree.map(lambda v, p: jnp.asarray(v, p.dtype), vector, params)
     for leaf in jax.tree.leaves(observation):
         weight = as_weight(weight, jnp.shape(leaf)[:1])
-    observation = zero_invalid(observation, weight, keep_finite=sequence_length > 1)
+    observation = replace_invalid(observation, weight, keep_finite=sequence_length > 1)
     linear = linearize_policy(policy, params, observation, axis_name)
     size = check_size(linear.distribution.entropy().shape)
     product = fisher_operator(linear, mean_weights(weight, size, axis_name), axis_name)(vector)

@@ -15,10 +15,10 @@ from jtrpo.core.batch import (
     largest_over,
     mean_weights,
     normalize_advantages,
+    replace_invalid,
     stratified,
     sum_over,
     weighted_sum,
-    zero_invalid,
 )
 from jtrpo.core.check import as_floats, check_callable, check_count, check_number, check_same_shapes, check_static
 from jtrpo.core.distributions import Distribution, check_alike, check_distribution
@@ -31,6 +31,7 @@ from jtrpo.core.fisher import (
 )
 from jtrpo.core.line_search import Evaluation
 from jtrpo.core.objective import Objective, behavior_log_prob, per_sample
+from jtrpo.core.vine import normalize_values
 
 Normalization = Callable[[Array, Array, AxisName], Array]
 """``(advantage, weight, axis_name) -> advantage``."""
@@ -152,14 +153,16 @@ def linearize(
 ) -> LocalPolicy:
     """Run a policy forward once on a batch, and keep what the stages of an update need.
 
-    Samples of weight zero are zeroed; a ``log_prob`` that is missing becomes the acting policy's own; advantages are normalised.
+    The first sample that counts takes the place of those of weight zero; a ``log_prob`` that is missing becomes the acting
+    policy's own; advantages are normalised.
 
     Args:
         policy: pure function ``(params, observation) -> distribution``, from any network library.
         params: any pytree of floating-point arrays.
         batch: samples with leading axis ``B``, see :class:`Batch`.
         acting: as for :func:`trpo_update`.
-        normalize: ``(advantage, weight, axis_name) -> advantage``; ``None`` takes the advantages as they are. Static.
+        normalize: ``(advantage, weight, axis_name) -> advantage``; ``None`` takes the advantages as they are. With several
+            actions per state the default is :func:`jtrpo.core.vine.normalize_values`. Static.
         sequence_length: as for :func:`trpo_update`. Static.
         axis_name: as for :func:`trpo_update`. Static.
 
@@ -188,8 +191,8 @@ def linearize(
     check_count("sequence_length", sequence_length, at_least=1)
     if size % sequence_length:
         raise ValueError(f"sequence_length must divide the batch of {size} samples; got {sequence_length}")
-    observation = zero_invalid(batch.observation, batch.weight, keep_finite=sequence_length > 1)
-    entries = zero_invalid(batch._replace(observation=(), weight=None), batch.weight)
+    observation = replace_invalid(batch.observation, batch.weight, keep_finite=sequence_length > 1)
+    entries = replace_invalid(batch._replace(observation=(), weight=None), batch.weight)
     batch = entries._replace(observation=observation, weight=batch.weight)
     linear = linearize_policy(policy, params, observation, axis_name)
     acted = linear.distribution if acting is None else check_distribution(acting, "acting must be")
@@ -204,6 +207,8 @@ def linearize(
     log_prob = behavior_log_prob(acted, batch)
     # A stored log_prob of +inf would pass as a ratio of zero.
     batch = batch._replace(log_prob=jnp.where(jnp.isfinite(log_prob), log_prob, jnp.nan))
+    if normalize is normalize_advantages and batch.advantage.ndim > 1:
+        normalize = normalize_values
     if normalize is not None:
         advantage = normalize(batch.advantage, mean, axis_name)
         if jnp.shape(advantage) != batch.advantage.shape:

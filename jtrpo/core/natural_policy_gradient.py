@@ -2,16 +2,17 @@
 
 from functools import partial
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PyTree
 
-from jtrpo.core.batch import AxisName, Batch
+from jtrpo.core.batch import AxisName, Batch, check_batch
 from jtrpo.core.conjugate_gradient import conjugate_gradient
 from jtrpo.core.fisher import Policy
-from jtrpo.core.line_search import is_finite, line_search
+from jtrpo.core.line_search import UpdateStatus, is_finite, line_search
 from jtrpo.core.local import linearize
 from jtrpo.core.natural_gradient import full_step, initial_status, natural_gradient
 from jtrpo.core.objective import likelihood_ratio
-from jtrpo.core.trpo import TRPOInfo, summarize
+from jtrpo.core.trpo import TRPOInfo, check_settings, summarize
 
 
 def natural_policy_gradient_update(
@@ -39,13 +40,15 @@ def natural_policy_gradient_update(
 
     Source: Kakade 2002, A Natural Policy Gradient; Schulman et al. 2015, https://arxiv.org/abs/1502.05477, section 8.1.
     """
+    in_range = check_settings(max_kl=max_kl, cg_iterations=cg_iterations, cg_damping=cg_damping)
+    batch = check_batch(batch)
     local = linearize(policy, params, batch, axis_name=axis_name)
     start, gradient = local.value_and_gradient(likelihood_ratio)
     solver = partial(conjugate_gradient, max_iterations=cg_iterations)
     direction, cg = natural_gradient(local, gradient, damping=cg_damping, solver=solver)
     step = full_step(direction, cg.curvature, max_kl)
     measure = partial(local.measure, objective=likelihood_ratio)
-    status = initial_status(start, gradient, cg.curvature, step)
+    status = jnp.where(in_range, initial_status(start, gradient, cg.curvature, step), UpdateStatus.OUT_OF_RANGE)
     params, search = line_search(
         measure, params, step, start, accept=is_finite, max_backtracks=1, initial_status=status
     )

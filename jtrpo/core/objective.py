@@ -1,7 +1,6 @@
 """The surrogate objective and the divergence that bounds it (Schulman et al. 2015, equations 12 to 14)."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -138,16 +137,6 @@ def per_sample(objective: Objective, distribution: Distribution, batch: Batch) -
             f"objective must return one floating-point number for each sample, [B] = {list(wanted)}; got {kind_of(values)}"
         )
     return values
-
-
-def normalized_by(normalize: Callable[..., Array]) -> Callable[[Objective], Objective]:
-    """Decorate an objective with its own way to normalise a batch's advantages, see :func:`normalize_advantages`."""
-
-    def decorate(objective: Any) -> Objective:
-        objective.normalize = normalize
-        return objective
-
-    return decorate
 
 
 def behavior_log_prob(distribution: Distribution, batch: Batch) -> Float[Array, "B ..."]:

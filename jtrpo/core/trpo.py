@@ -158,7 +158,7 @@ def trpo_update(
         # The diagonal is estimated from one sampled action per state.
         check_choice("preconditioner", preconditioner, (None, "diagonal") if batch.advantage.ndim == 1 else (None,))
 
-    normalize = getattr(objective, "normalize", normalize_advantages) if normalize_advantage else None
+    normalize = normalize_advantages if normalize_advantage else None
     local = linearize(
         policy, params, batch, acting=acting, normalize=normalize, sequence_length=sequence_length, axis_name=axis_name
     )
@@ -197,12 +197,12 @@ def check_settings(
     max_kl: Any,
     cg_iterations: Any,
     cg_damping: Any,
-    cg_tolerance: Any,
-    backtrack_factor: Any,
-    max_backtracks: Any,
-    entropy_coefficient: Any,
-    fisher_fraction: Any,
-    normalize_advantage: Any,
+    cg_tolerance: Any = 0.0,
+    backtrack_factor: Any = 0.5,
+    max_backtracks: Any = 1,
+    entropy_coefficient: Any = 0.0,
+    fisher_fraction: Any = 1.0,
+    normalize_advantage: Any = True,
 ) -> Within:
     """Raise unless the settings of an update are within their ranges; for traced ones, return whether they all are."""
     in_range = [

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 
 from jtrpo.core.batch import AxisName, Batch, sum_over, weighted_sum
 from jtrpo.core.distributions import Distribution
-from jtrpo.core.objective import log_prob_of_each, normalized_by
+from jtrpo.core.objective import log_prob_of_each
 
 
 def normalize_values(
@@ -37,7 +37,6 @@ def normalize_values(
     return jnp.where(constant, 0.0, centred / (std + 1e-8 / size))
 
 
-@normalized_by(normalize_values)
 def all_actions_objective(distribution: Distribution, batch: Batch) -> Float[Array, " B"]:
     """Expected action value of each state, where every action of a finite space was tried.
 
@@ -57,7 +56,6 @@ def all_actions_objective(distribution: Distribution, batch: Batch) -> Float[Arr
     return jnp.sum(probability * jnp.where(probability > 0, batch.advantage, 0.0), axis=1)
 
 
-@normalized_by(normalize_values)
 def self_normalized_objective(distribution: Distribution, batch: Batch) -> Float[Array, " B"]:
     """Self-normalised importance sampling estimate of each state's expected action value, from K samples of the old policy.
 

@@ -64,7 +64,7 @@ def group_runs(folders: list[Path]) -> list[Group]:
         ValueError: settings that are damaged.
     """
     groups: list[tuple[dict[str, Any], list[Path]]] = []
-    for folder in folders:
+    for folder in {folder.resolve(): folder for folder in folders}.values():  # a run that is named twice is one
         settings = with_defaults(read_settings(folder)["settings"])
         settings.pop("seed", None)
         same = next((runs for known, runs in groups if known == settings), None)

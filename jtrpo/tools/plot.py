@@ -82,7 +82,7 @@ def check_picture(name: str, file: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     kinds = FigureCanvasAgg.filetypes
-    if file.suffix and file.suffix[1:].lower() not in kinds:
+    if file.suffix[1:].lower() not in kinds:
         raise ValueError(f"{name}={str(file)!r} must end with .png, .svg or .pdf")
     check_file(name, file)
 

@@ -29,6 +29,11 @@ def test_a_run_from_before_a_setting_existed_is_one_with_its_default(runs, tmp_p
     assert group.folders == [tmp_path, runs[0]]
 
 
+def test_a_run_that_is_named_twice_counts_once(runs):
+    (group,) = group_runs([runs[0], runs[0].parent / "." / runs[0].name, runs[1]])
+    assert group.folders == [runs[0], runs[1]]
+
+
 def test_the_command_writes_the_picture_and_names_what_is_wrong(runs, tmp_path, capsys):
     picture = tmp_path / "runs.png"
     main(["plot", *map(str, runs), "--out", str(picture)])
@@ -36,6 +41,7 @@ def test_the_command_writes_the_picture_and_names_what_is_wrong(runs, tmp_path, 
     for arguments, words in (
         ([str(tmp_path)], ["holds no config.json", str(tmp_path)]),
         ([str(runs[0]), "--metric", "policy.k"], ["metric must be one of", "'policy.kl'", "'policy.k'"]),
+        ([str(runs[0]), "--out", str(tmp_path / "runs")], ["must end with .png, .svg or .pdf", "runs"]),
         ([str(runs[0]), "--out", "/no/such/folder/x.png"], ["/no/such/folder", "make it first"]),
     ):
         with pytest.raises(SystemExit) as caught:
