@@ -3,7 +3,7 @@
 Found by random search (``benchmarks/search.py``) and variations of its best by hand, on other seeds than those reported. Settings
 ship only where they beat the defaults, for as many steps, by more than the interval over 20 seeds; those of MuJoCo's robots and
 of MinAtar's games were found by single trials (``what_helps_mujoco.md``, ``what_helps_minatar.md``), the former compared with the
-defaults on one to ten seeds (Humanoid not), the latter not yet.
+defaults on one to ten seeds (Humanoid's not), the latter not yet.
 """
 
 import re
