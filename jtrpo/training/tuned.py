@@ -136,7 +136,7 @@ TUNED: dict[str, tuple[dict[str, Any], dict[str, float]]] = {
     "Reacher": ({**_ROBOT, "initial_log_std": -1.0}, {"max_kl": 0.02}),
     "InvertedPendulum": ({**_ROBOT, "initial_log_std": -1.0}, {"max_kl": 0.02}),
     "InvertedDoublePendulum": ({**_ROBOT, "max_episode_steps": 50}, {"max_kl": 0.02}),
-    "SafetyAnt": ({**_WITHIN_A_LIMIT, "initial_log_std": -1.0}, {"max_kl": 0.04}),
+    "SafetyAnt": ({**_LARGE_ROBOT, "initial_log_std": -1.0, "fisher_fraction": 1.0}, {"max_kl": 0.03}),
     "SafetyHalfCheetah": ({**_WITHIN_A_LIMIT, "initial_log_std": -1.0}, {"max_kl": 0.03, "gae_lambda": 0.9}),
     "SafetyHopper": (_WITHIN_A_LIMIT, {"max_kl": 0.02}),
     "SafetyWalker2d": (_WITHIN_A_LIMIT, {"max_kl": 0.04}),
