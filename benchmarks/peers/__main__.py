@@ -57,6 +57,7 @@ HOPPER = {"env": "envpool:Hopper-v5", "total_timesteps": 40_960}
 HOPPER_64 = {**HOPPER, "num_envs": 64, "num_steps": 32, "fisher_fraction": 0.25, "critic_fraction": 0.25}
 HOPPER_128 = {**HOPPER_64, "num_envs": 128}
 HOPPER_QUICK = {**HOPPER_64, "num_steps": 128, "fisher_fraction": 0.1, "critic_epochs": 1}
+HOPPER_LARGE = {**HOPPER_QUICK, "num_envs": 128, "total_timesteps": 49_152}
 BESIDE_REJAX = {
     **QUICK, "num_envs": 64, "num_steps": 128, "fisher_fraction": 0.1, "critic_fraction": 0.1, "total_timesteps": 500_000,
     "max_kl": 0.01,
@@ -72,6 +73,7 @@ ROWS: dict[str, tuple[str, dict[str, Any], dict[str, Any], int]] = {
     "Hopper-v5, rl-zoo3's settings against 64 x 32, products on a quarter": ("sb3", SB3_HOPPER, HOPPER_64, 1),
     "Hopper-v5, rl-zoo3's settings against 128 x 32, products on a quarter": ("sb3", SB3_HOPPER, HOPPER_128, 1),
     "Hopper-v5, rl-zoo3's settings against 64 x 128, products on a tenth": ("sb3", SB3_HOPPER, HOPPER_QUICK, 1),
+    "Hopper-v5, rl-zoo3's settings against 128 x 128, products on a tenth": ("sb3", SB3_HOPPER, HOPPER_LARGE, 1),
     "against PPO, 64 x 128": ("rejax", REJAX, BESIDE_REJAX, 1),
 }
 """By name: the peer, what it is asked, settings of ours that differ from the defaults, and seeds under vmap."""
